@@ -1,0 +1,38 @@
+// swift-tools-version:6.1
+import PackageDescription
+
+// Exclusivity checks stay on in debug builds, and so in every test; in release they cost 26 % of the
+// instructions per request (docs/architecture.md, "Measured").
+let settings: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+  .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release)),
+]
+
+let package = Package(
+  name: "micro-sidecar",
+  products: [
+    .executable(name: "micro-sidecar", targets: ["micro-sidecar"]),
+    .library(name: "SidecarCore", targets: ["SidecarCore"]),
+  ],
+  targets: [
+    .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+    .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+    .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+    .target(name: "SidecarCore", swiftSettings: settings),
+    .target(
+      name: "SidecarBuiltins", dependencies: ["SidecarCore", "CZlib", "CYaml"], swiftSettings: settings),
+    .target(name: "SidecarUV", dependencies: ["SidecarCore", "CUV"], swiftSettings: settings),
+    .target(name: "SidecarSim", dependencies: ["SidecarCore"], swiftSettings: settings),
+    .executableTarget(
+      name: "micro-sidecar", dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarUV"],
+      swiftSettings: settings),
+    .testTarget(
+      name: "SidecarCoreTests", dependencies: ["SidecarCore", "SidecarSim"], swiftSettings: settings),
+    .testTarget(
+      name: "SidecarBuiltinsTests",
+      dependencies: ["SidecarBuiltins", "SidecarSim", "SidecarUV"], swiftSettings: settings),
+    .testTarget(name: "SidecarUVTests", dependencies: ["SidecarUV"], swiftSettings: settings),
+    .testTarget(name: "SidecarSimTests", dependencies: ["SidecarSim"], swiftSettings: settings),
+  ]
+)
