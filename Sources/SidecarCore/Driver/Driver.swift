@@ -106,6 +106,13 @@ public protocol HostDriver: Driver {
   /// Names of a folder's entries, sorted.
   func listFolder(_ path: String) throws(DriverError) -> [String]
   func makeFolder(_ path: String, mode: UInt32) throws(DriverError)
+  /// Makes sure that `path` is a folder which only this user can use: makes it with mode 0700 where nothing is there, and
+  /// refuses (`EPERM`) a link, a folder of another owner and one that group or others may enter. Safe in `/tmp`.
+  func makePrivateFolder(_ path: String) throws(DriverError)
+  /// The user this process runs as.
+  var userID: UInt32 { get }
+  /// A variable of this process's environment.
+  func environmentVariable(_ name: String) -> String?
   /// Starts a program with our standard streams; looked up in PATH.
   func spawn(_ arguments: [String], environment: [String: String]?, onExit: @escaping (ChildExit) -> Void)
     throws(DriverError) -> any ChildProcess
@@ -115,4 +122,11 @@ public protocol HostDriver: Driver {
   var hostName: String { get }
   /// Resident memory of this process, in bytes.
   var residentBytes: Int { get }
+}
+
+/// Answers for a host of one user without an environment, which is what a simulated one is.
+extension HostDriver {
+  public func makePrivateFolder(_ path: String) throws(DriverError) { try makeFolder(path, mode: 0o700) }
+  public var userID: UInt32 { 0 }
+  public func environmentVariable(_ name: String) -> String? { nil }
 }
