@@ -1,0 +1,232 @@
+// The one table of services: folds the events of all registries, keeps the last known content of one that is down, and
+// tells what changed.
+//
+//   registry 0 ─▶ RegistryView ─┐
+//   registry 1 ─▶ RegistryView ─┼─ merge by service, version and node id ─▶ ServiceEntry ─▶ CatalogDelta ─▶ workers
+//   registry 2 ─▶ RegistryView ─┘  (of those reachable the registry configured first wins, then those that are not)
+//
+// Registries are not trusted. An entry that breaks a rule of `RegistryView` is skipped, counted, and logged once.
+
+/// Threading: the control loop only (`Sendable` so that tasks on that loop's executor may hold it).
+package final class Catalog: @unchecked Sendable {
+  /// Log lines about entries that were skipped, in all; after that they are only counted.
+  package static let skipLogLinesMax = 256
+
+  private struct Source {
+    var name: String
+    var view: RegistryView
+    var phase = RegistryState.Phase.waiting
+    /// When the registry last confirmed its content; the start while waiting.
+    var confirmed: Instant
+    var lastError: String?
+    var outages = 0
+    var events = 0
+  }
+
+  private var sources: [Source]
+  private var entries: [ServiceName: ServiceEntry] = [:]
+  private var revision: UInt64 = 0
+  private var counters = CatalogCounters()
+  private let log: any LogSink
+  private let schedule: (@escaping () -> Void) -> Void
+  private var isFlushScheduled = false
+  private var dirty: Set<ServiceName> = []
+  private var loggedSkips: Set<String> = []
+  private var feeds: [CatalogFeed] = []
+  /// Hears each delta on the control loop, after the feeds got it.
+  package var onDelta: ((CatalogDelta) -> Void)?
+
+  /// `registries` are names in the order of configuration. `schedule` runs a closure at the end of the loop's turn
+  /// (`driver.later`): changes of one turn become one delta.
+  package init(
+    registries: [String], now: Instant, limits: RegistryView.Limits = RegistryView.Limits(), log: any LogSink,
+    schedule: @escaping (@escaping () -> Void) -> Void
+  ) {
+    sources = registries.map { Source(name: $0, view: RegistryView(limits: limits), confirmed: now) }
+    self.log = log
+    self.schedule = schedule
+  }
+
+  // MARK: What registries say
+
+  /// One event of the registry at position `registry`. A snapshot ends an outage.
+  package func apply(_ event: RegistryEvent, from registry: Int, now: Instant) {
+    counters.events += 1
+    sources[registry].events += 1
+    sources[registry].confirmed = now
+    let skips: [RegistryView.Skip]
+    switch event {
+    case .snapshot(let services):
+      let wasStale = sources[registry].phase != .current
+      sources[registry].phase = .current
+      if wasStale { dirty.formUnion(sources[registry].view.names) }
+      skips = sources[registry].view.replaceAll(services, dirty: &dirty)
+    case .upsert(let service):
+      skips = sources[registry].view.upsert(service, dirty: &dirty)
+    case .remove(let service):
+      sources[registry].view.remove(service, dirty: &dirty)
+      skips = []
+    }
+    note(skips, from: registry)
+    scheduleFlush()
+  }
+
+  /// The answer to a lookup of `name`, when the watch had not told of it: its nodes join, none leaves, because the watch
+  /// may have told more meanwhile.
+  package func applyLookup(_ services: [Service], of name: ServiceName, from registry: Int) {
+    for service in services where service.name == name {
+      note(sources[registry].view.upsert(service, dirty: &dirty), from: registry)
+    }
+    scheduleFlush()
+  }
+
+  /// A registry no longer knows `name`, which only a lookup had found.
+  package func forget(_ name: ServiceName, from registry: Int) {
+    sources[registry].view.removeAll(name, dirty: &dirty)
+    scheduleFlush()
+  }
+
+  /// The watch of a registry broke: its content stays in use and is marked stale. True if it was not already so.
+  @discardableResult
+  package func lost(_ registry: Int, cause: String, now: Instant) -> Bool {
+    sources[registry].lastError = cause
+    guard sources[registry].phase == .current else {
+      if sources[registry].phase == .waiting {
+        sources[registry].phase = .stale
+        sources[registry].outages += 1
+        return true
+      }
+      return false
+    }
+    sources[registry].phase = .stale
+    sources[registry].confirmed = now
+    sources[registry].outages += 1
+    dirty.formUnion(sources[registry].view.names)
+    scheduleFlush()
+    return true
+  }
+
+  // MARK: What others read
+
+  package func entry(_ name: ServiceName) -> ServiceEntry? { entries[name] }
+
+  package func phase(of registry: Int) -> RegistryState.Phase { sources[registry].phase }
+
+  package func knows(_ name: ServiceName, registry: Int) -> Bool { sources[registry].view.contains(name) }
+
+  package func snapshot(now: Instant) -> CatalogSnapshot {
+    flush()
+    let states = sources.map { source in
+      RegistryState(
+        name: source.name, phase: source.phase,
+        age: source.phase == .current ? .zero : now.duration(since: source.confirmed),
+        lastError: source.lastError, outages: source.outages, events: source.events, services: source.view.names.count)
+    }
+    return CatalogSnapshot(revision: revision, services: entries, registries: states, counters: counters)
+  }
+
+  /// Adds a worker: it gets all that is known now, then every change.
+  package func add(_ feed: CatalogFeed) {
+    flush()
+    feeds.append(feed)
+    feed.send(CatalogDelta(revision: revision, changed: Array(entries.values)))
+  }
+
+  // MARK: Merging
+
+  private func scheduleFlush() {
+    guard !dirty.isEmpty, !isFlushScheduled else { return }
+    isFlushScheduled = true
+    schedule { [weak self] in self?.flush() }
+  }
+
+  /// Merges what changed and sends it, without waiting for the end of the turn. Nothing changed: nothing is sent.
+  package func flush() {
+    isFlushScheduled = false
+    guard !dirty.isEmpty else { return }
+    let names = dirty
+    dirty.removeAll(keepingCapacity: names.count <= 1024)
+    var delta = CatalogDelta(revision: revision + 1)
+    for name in names {
+      let old = entries[name]
+      let new = merged(name, old: old, revision: delta.revision)
+      if let new {
+        guard new !== old else { continue }
+        entries[name] = new
+        delta.changed.append(new)
+      } else if old != nil {
+        entries[name] = nil
+        delta.removed.append(name)
+      }
+    }
+    guard !delta.isEmpty else { return }
+    revision = delta.revision
+    for feed in feeds { feed.send(delta) }
+    onDelta?(delta)
+  }
+
+  private struct NodeKey: Hashable {
+    var version: String
+    var id: String
+  }
+
+  /// The entry of `name` over all registries: `old` itself when nothing changed, nil when no registry has a node of it.
+  private func merged(_ name: ServiceName, old: ServiceEntry?, revision: UInt64) -> ServiceEntry? {
+    var versions: [String: Service] = [:]
+    var nodes: [NodeKey: (node: Node, origins: [Int])] = [:]
+    // A registry that is reachable knows better than one whose content is old: a node that came back elsewhere.
+    let reachable = sources.indices.filter { sources[$0].phase != .stale }
+    let stale = sources.indices.filter { sources[$0].phase == .stale }
+    let isStale = !reachable.contains { sources[$0].view.contains(name) }
+    for index in reachable + stale {
+      guard let known = sources[index].view[name] else { continue }
+      for (version, service) in known {
+        if versions[version] == nil {
+          versions[version] = Service(
+            name: name, version: version, metadata: service.metadata, endpoints: service.endpoints)
+        }
+        for node in service.nodes {
+          nodes[NodeKey(version: version, id: node.id), default: (node, [])].origins.append(index)
+        }
+      }
+    }
+    guard !nodes.isEmpty else { return nil }
+
+    let order = nodes.keys.sorted { $0.version == $1.version ? $0.id < $1.id : $0.version < $1.version }
+    var services: [Service] = []
+    var flat: [CatalogNode] = []
+    flat.reserveCapacity(order.count)
+    var info: VersionInfo?
+    for key in order {
+      guard let (node, origins) = nodes[key], let target = DialTarget(node.address) else { continue }
+      if info?.version != key.version, let service = versions[key.version] {
+        services.append(service)
+        info = VersionInfo(
+          service: name, version: key.version, metadata: service.metadata, endpoints: service.endpoints)
+      }
+      guard let info else { continue }
+      services[services.count - 1].nodes.append(node)
+      flat.append(CatalogNode(node: node, version: info, target: target, origins: origins))
+    }
+    guard !flat.isEmpty else { return nil }
+    if let old, old.versions == services, old.nodes.elementsEqual(flat, by: { $0.origins == $1.origins }) {
+      return old.isStale == isStale ? old : ServiceEntry(old, isStale: isStale)
+    }
+    return ServiceEntry(name: name, revision: revision, versions: services, nodes: flat, isStale: isStale)
+  }
+
+  // MARK: Skipped entries
+
+  private func note(_ skips: [RegistryView.Skip], from registry: Int) {
+    for skip in skips {
+      if skip.isFull { counters.skippedAsFull += 1 } else { counters.skippedAsGarbage += 1 }
+      let key = "\(registry) \(skip.subject) \(skip.rule)"
+      guard loggedSkips.count < Self.skipLogLinesMax, loggedSkips.insert(key).inserted else { continue }
+      log.warning(
+        "registry entry skipped: \(skip.rule)", [("registry", sources[registry].name), ("entry", skip.subject)])
+      if loggedSkips.count == Self.skipLogLinesMax {
+        log.warning("further registry entries that are skipped will only be counted")
+      }
+    }
+  }
+}
