@@ -1,0 +1,126 @@
+// The load: a fixed number of keep-alive connections, each sending its next POST as soon as the last is answered, until a
+// fixed number of requests is done.
+//
+//     bench-load --port 8081 --connections 32 --requests 100000 [--path P] [--body JSON] [--type T]
+//     bench-load --port 8081 --idle 5000        one request on each, then holds them open until standard input ends
+//
+// Prints one line of JSON: requests, failures (any status but 200, or a closed connection), seconds, and latency quantiles in
+// microseconds. Latency is what the caller waits, without correction for the pauses of a closed loop.
+
+import BenchSockets
+import Glibc
+
+final class BenchLoad {
+  private let port: UInt16
+  private let idle: Int
+  private let connections: Int
+  private let requests: Int
+  private let request: [UInt8]
+  private let readPoll = ReadPoll()
+  private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 65_536, alignment: 16)
+  /// The start of a reply whose rest has not come yet, by socket.
+  private var partial: [Int32: [UInt8]] = [:]
+  private var sentAt: [UInt64] = []
+  private var latencies: [UInt32] = []
+  private var begun = 0
+  private var failures = 0
+  private var firstFailure = ""
+
+  init(_ arguments: Arguments) {
+    port = UInt16(clamping: arguments.number("port", 8081))
+    idle = arguments.number("idle", 0)
+    connections = idle > 0 ? idle : arguments.number("connections", 32)
+    requests = idle > 0 ? idle : arguments.number("requests", 100_000)
+    let body = arguments.text("body", #"{"name":"World"}"#)
+    request = Array(
+      """
+      POST \(arguments.text("path", "/bench/say/hello")) HTTP/1.1\r
+      Host: localhost:\(port)\r
+      Content-Type: \(arguments.text("type", "application/json"))\r
+      Content-Length: \(body.utf8.count)\r
+      \r
+      \(body)
+      """.utf8)
+    latencies.reserveCapacity(requests)
+  }
+
+  func run() {
+    let start = nanosecondsNow()
+    for _ in 0..<connections {
+      open()
+      // One at a time when they are to be idle: a burst would measure the burst's buffers.
+      while idle > 0 && latencies.count < begun { readPoll.wait(receive) }
+    }
+    while latencies.count < requests { readPoll.wait(receive) }
+    report(seconds: Double(nanosecondsNow() - start) / 1e9)
+    var byte: UInt8 = 0
+    while idle > 0 && read(STDIN_FILENO, &byte, 1) > 0 {}
+    if failures > 0 { die("\(failures) failures; the first: \(firstFailure)") }
+  }
+
+  private func open() {
+    let socket = connectToLoopback(port: port)
+    while sentAt.count <= Int(socket) { sentAt.append(0) }
+    readPoll.add(socket)
+    ask(socket)
+  }
+
+  private func ask(_ socket: Int32) {
+    guard begun < requests else { return }
+    begun += 1
+    sentAt[Int(socket)] = nanosecondsNow()
+    if !request.withUnsafeBytes({ writeAll(socket, $0) }) { fail(socket, "the connection broke while sending") }
+  }
+
+  private func receive(_ socket: Int32) {
+    var have = 0
+    if !partial.isEmpty, let start = partial.removeValue(forKey: socket) {
+      buffer.copyBytes(from: start)
+      have = start.count
+    }
+    let count = read(socket, buffer.baseAddress! + have, buffer.count - have)
+    if count < 0 && errno == EAGAIN { return }
+    guard count > 0 else {
+      fail(socket, "the connection was closed")
+      return
+    }
+    have += count
+    let message = UnsafeRawBufferPointer(rebasing: buffer[0..<have])
+    guard let end = endOfMessage(message) else {
+      partial[socket] = Array(message)
+      return
+    }
+    let microseconds = (nanosecondsNow() - sentAt[Int(socket)]) / 1000
+    guard end == have, have > 12, message[9] == UInt8(ascii: "2") else {
+      fail(socket, String(decoding: message.prefix(300), as: UTF8.self))
+      return
+    }
+    latencies.append(UInt32(clamping: microseconds))
+    // Idle connections ask once each: what a proxy keeps after a connection's first request counts too.
+    if idle == 0 { ask(socket) }
+  }
+
+  private func fail(_ socket: Int32, _ reason: String) {
+    failures += 1
+    if firstFailure.isEmpty { firstFailure = reason }
+    latencies.append(UInt32.max)
+    if failures > 1000 { die("more than 1000 failures; the first: \(firstFailure)") }
+    close(socket)
+    if begun < requests { open() }
+  }
+
+  private func report(seconds: Double) {
+    latencies.sort()
+    func quantile(_ share: Double) -> UInt32 {
+      latencies[min(latencies.count - 1, Int(Double(latencies.count) * share))]
+    }
+    print(
+      """
+      {"requests": \(requests), "failures": \(failures), "seconds": \(seconds), "p50": \(quantile(0.5)), \
+      "p99": \(quantile(0.99)), "p999": \(quantile(0.999)), "max": \(latencies[latencies.count - 1])}
+      """)
+    fflush(nil)
+  }
+}
+
+BenchLoad(Arguments()).run()
