@@ -139,9 +139,9 @@ package struct JSONScanner {
     if member.keyIsEscaped {
       let text = ByteBuffer(capacity: member.key.count)
       JSONText.unescape(bytes, member.key, into: text)
-      return ASCII.equalsIgnoringCase(text.bytes, name)
+      return ASCIIText.equalsIgnoringCase(text.bytes, name)
     }
-    return ASCII.equalsIgnoringCase(UnsafeRawBufferPointer(rebasing: bytes[member.key]), name)
+    return ASCIIText.equalsIgnoringCase(UnsafeRawBufferPointer(rebasing: bytes[member.key]), name)
   }
 
   // MARK: Grammar
@@ -311,7 +311,7 @@ package struct JSONScanner {
     case UInt8(ascii: "u"):
       offset &+= 1
       for _ in 0..<4 {
-        guard offset < bytes.count, ASCII.hexValue(bytes[offset]) != nil else {
+        guard offset < bytes.count, ASCIIText.hexValue(bytes[offset]) != nil else {
           throw fail("JSON: \\u needs four hexadecimal digits")
         }
         offset &+= 1

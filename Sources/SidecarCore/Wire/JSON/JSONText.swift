@@ -66,8 +66,8 @@ package enum JSONText {
     case 0x09: buffer.append("\\t")
     default:
       buffer.append("\\u00")
-      buffer.append(ASCII.hexDigit(byte &>> 4))
-      buffer.append(ASCII.hexDigit(byte & 15))
+      buffer.append(ASCIIText.hexDigit(byte &>> 4))
+      buffer.append(ASCIIText.hexDigit(byte & 15))
     }
   }
 
@@ -112,7 +112,7 @@ package enum JSONText {
 
   private static func codeUnit(_ bytes: UnsafeRawBufferPointer, at offset: Int) -> UInt32 {
     var unit: UInt32 = 0
-    for index in offset..<(offset + 4) { unit = unit &<< 4 | UInt32(ASCII.hexValue(bytes[index]) ?? 0) }
+    for index in offset..<(offset + 4) { unit = unit &<< 4 | UInt32(ASCIIText.hexValue(bytes[index]) ?? 0) }
     return unit
   }
 

@@ -1,6 +1,6 @@
 // Small questions about bytes that several parsers ask.
 
-package enum ASCII {
+package enum ASCIIText {
   /// 0…15, or nil for a byte that is no hexadecimal digit.
   @inline(__always) package static func hexValue(_ byte: UInt8) -> UInt8? {
     let digit = byte &- UInt8(ascii: "0")
