@@ -22,7 +22,9 @@ struct ByteQueue {
 
   /// Moves the first `target.count` bytes into `target`.
   mutating func take(into target: UnsafeMutableRawBufferPointer) {
-    storage.withUnsafeBytes { target.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[head..<head + target.count])) }
+    storage.withUnsafeBytes {
+      target.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[head..<head + target.count]))
+    }
     drop(target.count)
   }
 

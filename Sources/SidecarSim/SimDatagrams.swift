@@ -52,7 +52,8 @@ package final class SimDatagramSocket: DatagramSocket {
 
   package override func setMulticastInterface(_ interface: SocketAddress) throws(DriverError) {
     driver.checkConfined("setMulticastInterface")
-    multicastInterface = interface.isWildcard && !interface.isIPv6 ? nil : try index(of: interface, "multicast interface")
+    multicastInterface =
+      interface.isWildcard && !interface.isIPv6 ? nil : try index(of: interface, "multicast interface")
   }
 
   package override func setMulticastLoopback(_ on: Bool) throws(DriverError) {

@@ -59,6 +59,12 @@ extension SimDriver {
     return try host.processes.spawn(arguments, environment: environment ?? [:], from: self, onExit: onExit)
   }
 
+  package func environmentVariable(_ name: String) -> String? { host.environment[name] }
+  package func makePrivateFolder(_ path: String) throws(DriverError) {
+    try failDisk("make private folder", path)
+    try host.files.makePrivateFolder(path)
+  }
+
   package var processID: Int32 { host.processes.ownID }
   package func isAlive(processID: Int32) -> Bool { host.processes.isAlive(processID) }
   package var hostName: String { host.name }

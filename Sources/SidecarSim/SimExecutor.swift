@@ -2,7 +2,6 @@
 // to the world's inbox; the world turns the entries into events of that loop, so `async` code runs when the world steps,
 // in a fixed order, on the thread that called `run`.
 
-import Glibc
 import SidecarCore
 import Synchronization
 
@@ -16,35 +15,19 @@ final class SimInbox: Sendable {
     var loop: Int
     var work: Work
   }
-  private struct State {
-    var items: [Item] = []
-    var runner: UInt = 0
-    var foreignCount = 0
-  }
-  private let state = Mutex(State())
+  private let items = Mutex<[Item]>([])
 
-  func add(_ loop: Int, _ work: Work) {
-    state.withLock {
-      $0.items.append(Item(loop: loop, work: work))
-      if $0.runner != 0, $0.runner != pthread_self() { $0.foreignCount += 1 }
-    }
-  }
+  func add(_ loop: Int, _ work: Work) { items.withLock { $0.append(Item(loop: loop, work: work)) } }
 
   func takeAll() -> [Item] {
-    state.withLock { state in
-      if state.items.isEmpty { return [] }
-      defer { state.items.removeAll() }
-      return state.items
+    items.withLock { items in
+      if items.isEmpty { return [] }
+      defer { items.removeAll() }
+      return items
     }
   }
 
-  var isEmpty: Bool { state.withLock { $0.items.isEmpty } }
-
-  /// Work that came from another thread while the world ran: such a run cannot be repeated from its seed.
-  var foreignCount: Int { state.withLock { $0.foreignCount } }
-
-  func enterRun() { state.withLock { $0.runner = pthread_self() } }
-  func leaveRun() { state.withLock { $0.runner = 0 } }
+  var isEmpty: Bool { items.withLock { $0.isEmpty } }
 }
 
 final class SimMailbox: Mailbox {
@@ -58,7 +41,7 @@ final class SimMailbox: Mailbox {
 }
 
 /// Runs tasks on one simulated loop: pass it as their executor preference. A plain `Task {}` inside such a task does not
-/// inherit it and leaves the simulation, and so does `Task.sleep`; `SimWorld.verify` reports work that comes back that way.
+/// inherit it and leaves the simulation, and so does `Task.sleep`: a run with either cannot be repeated from its seed.
 final class SimExecutor: TaskExecutor {
   let loop: Int
   let inbox: SimInbox

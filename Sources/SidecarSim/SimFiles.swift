@@ -93,6 +93,15 @@ package final class SimFiles {
     changed(path)
   }
 
+  /// All files of a simulated host belong to its one user, so an existing folder is private too.
+  func makePrivateFolder(_ path: String) throws(DriverError) {
+    switch nodes[Self.absolute(path)] {
+    case nil: try makeFolder(path)
+    case .folder: break
+    case .file, .socket: throw Self.error("make private folder", "ENOTDIR", "\(path) is not a folder")
+    }
+  }
+
   func makeSocket(_ path: String) throws(DriverError) {
     let path = Self.absolute(path)
     try requireFolder(Self.parent(path), "bind")

@@ -17,6 +17,8 @@ package final class SimHost {
   /// Linux gives a group's datagrams to every wildcard socket of the port once any socket of the host has joined the
   /// group on that interface (IP_MULTICAST_ALL). Off: only to sockets that joined themselves.
   package var multicastReachesAll = true
+  /// The program's environment.
+  package var environment: [String: String] = [:]
   /// Resident memory it reports.
   package var residentBytes = 8 * 1024 * 1024
 

@@ -136,12 +136,12 @@ package final class SimStream: ByteStream {
     case .open:
       world.note(driver, "close", number, unsent.count)
       phase = .lingering
-      if pendingReset != nil { return finish(.closedHere) }
+      if let reason = pendingReset { return finish(.reset(reason)) }
       world.schedule(after: Self.closeLinger) { [self] in
         guard phase == .lingering else { return }
         world.note(driver, "linger over", number, unsent.count)
         outgoing?.send(.reset)
-        finish(.closedHere)
+        finish(.reset("the peer did not take the last bytes"))
       }
       flush()
     case .lingering, .finishing, .closed: break
@@ -232,7 +232,7 @@ package final class SimStream: ByteStream {
   func resetArrived(_ reason: String) {
     switch phase {
     case .opening: finish(.refused)
-    case .lingering: finish(.closedHere)
+    case .lingering: finish(.reset(reason))
     case .finishing, .closed: break
     case .open:
       world.note(driver, "reset arrived", number, received.count)
