@@ -226,7 +226,8 @@ extension HTTP1Head {
     let names = self.names
     var table = self.table
     var count = fieldCount
-    var capacity = tableCapacity
+    // The table may be larger than this parser's limit: it is shared.
+    var capacity = min(tableCapacity, countMax)
     var present = self.present
     var repeated = self.repeated
     var line = start + progress.line
@@ -294,7 +295,7 @@ extension HTTP1Head {
         }
         growTable(countMax)
         table = self.table
-        capacity = tableCapacity
+        capacity = min(tableCapacity, countMax)
       }
       // The table exists: it has been grown at count 0.
       table.unsafelyUnwrapped[count] = HTTP1Field(
