@@ -1,0 +1,208 @@
+// How sidecars of one user on one host find each other where multicast does not work: a private folder with a file for each
+// process that has registered something.
+//
+//   $XDG_RUNTIME_DIR/micro-sidecar, /run/user/<uid>/micro-sidecar or /tmp/micro-sidecar-<uid>, mode 0700
+//     <pid>-<random>.json   {"pid":…,"host":"…","renewed":<unix seconds>,"services":[<registry JSON>…]}
+//
+// A file counts while its process lives. Process ids mean nothing to a container that shares the folder but not the
+// process table, so the owner also renews its file, and a file is deleted only when its process is gone and it has not
+// been renewed for a while; an owner whose file was deleted writes it again.
+
+import SidecarCore
+
+final class MDNSRendezvous {
+  /// Files read; further ones are left out, which is logged once.
+  static let filesMaximum = 1024
+  /// Bytes of one file; a longer one is left out.
+  static let fileBytesMaximum = 4 << 20
+  /// How often the owner renews its file, in seconds.
+  static let renewalSeconds: Int64 = 30
+  /// Seconds without renewal after which a file no longer counts.
+  static let staleSeconds: Int64 = 120
+
+  private struct Neighbour: Equatable {
+    var bytes: [UInt8]
+    var processID: Int32
+    var host: String
+    var renewed: Int64
+    var services: [Service]
+  }
+
+  private let driver: any HostDriver
+  private let log: any LogSink
+  private let folderWanted: String?
+  private(set) var folder: String?
+  /// Why there is no folder to meet in.
+  private(set) var failure: String?
+  private var watch: (any FileWatch)?
+  private let fileName: String
+  private var published: [Service] = []
+  private var renewedAt: Int64 = 0
+  private var neighbours: [String: Neighbour] = [:]
+  private var garbage: Set<String> = []
+  private var isReadingDue = false
+  /// Told after every change of `services`, with the nodes of processes that died, on the loop.
+  var onChange: (([MDNSNodeKey]) -> Void)?
+
+  init(driver: any HostDriver, log: any LogSink, folder: String?) {
+    self.driver = driver
+    self.log = log
+    folderWanted = folder
+    fileName = "\(driver.processID)-\(String(driver.random.next(), radix: 16)).json"
+  }
+
+  /// What all living sidecars have registered, this one included.
+  var services: [Service] { neighbours.values.flatMap(\.services) + published }
+  var neighbourCount: Int { neighbours.count }
+
+  /// Makes or finds the folder and reads it. Where none can be used, says why and stays without.
+  func start() {
+    var reasons: [String] = []
+    for candidate in candidates where folder == nil {
+      do throws(DriverError) {
+        try driver.makePrivateFolder(candidate)
+        watch = try driver.watchFile(candidate) { [weak self] in self?.changed() }
+        folder = candidate
+      } catch {
+        reasons.append("\(candidate): \(error)")
+      }
+    }
+    guard folder != nil else {
+      failure = reasons.joined(separator: "; ")
+      return
+    }
+    read()
+  }
+
+  private var candidates: [String] {
+    if let folderWanted { return [folderWanted] }
+    let user = driver.userID
+    let runtime = driver.environmentVariable("XDG_RUNTIME_DIR").flatMap { $0.hasPrefix("/") ? $0 : nil }
+    return [runtime.map { $0 + "/micro-sidecar" }, "/run/user/\(user)/micro-sidecar", "/tmp/micro-sidecar-\(user)"]
+      .compactMap { $0 }
+  }
+
+  /// Writes what this process has registered; nothing removes the file.
+  func publish(_ services: [Service]) {
+    published = services
+    write()
+  }
+
+  /// Renews our file and looks who has died; due every few seconds.
+  func housekeep() {
+    guard folder != nil else { return }
+    if !published.isEmpty, seconds - renewedAt >= Self.renewalSeconds { write() }
+    if !neighbours.isEmpty { read() }
+  }
+
+  func close() {
+    publish([])
+    watch?.cancel()
+    watch = nil
+    folder = nil
+    neighbours = [:]
+  }
+
+  private var seconds: Int64 { driver.unixNanoseconds / 1_000_000_000 }
+
+  private func write() {
+    guard let folder else { return }
+    let path = folder + "/" + fileName
+    do throws(DriverError) {
+      guard !published.isEmpty else {
+        try driver.removeFile(path)
+        return
+      }
+      renewedAt = seconds
+      let json: JSONValue = [
+        "pid": JSONValue(driver.processID), "host": .string(driver.hostName), "renewed": JSONValue(renewedAt),
+        "services": .array(published.map { $0.json() }),
+      ]
+      let buffer = ByteBuffer()
+      json.write(into: buffer)
+      try driver.writeFile(path, Array(buffer.bytes), mode: 0o600)
+      failure = nil
+    } catch {
+      if published.isEmpty, error.code == "ENOENT" { return }
+      if failure == nil {
+        log.warning("sidecars on this host cannot meet in \(folder): \(error)", [("registry", "mdns")])
+      }
+      failure = error.description
+    }
+  }
+
+  /// Several changes of one turn are one reading.
+  private func changed() {
+    guard !isReadingDue else { return }
+    isReadingDue = true
+    driver.later { [weak self] in
+      self?.isReadingDue = false
+      self?.read()
+    }
+  }
+
+  private func read() {
+    guard let folder else { return }
+    var names: [String]
+    do throws(DriverError) {
+      names = try driver.listFolder(folder)
+    } catch {
+      failure = error.description
+      return
+    }
+    let isOwnMissing = !published.isEmpty && !names.contains(fileName)
+    names = names.filter { $0.hasSuffix(".json") && $0 != fileName }
+    if names.count > Self.filesMaximum {
+      complain("*", "\(names.count) files in \(folder), only \(Self.filesMaximum) are read")
+      names.removeLast(names.count - Self.filesMaximum)
+    }
+    var found: [String: Neighbour] = [:]
+    var died: [MDNSNodeKey] = []
+    for name in names {
+      guard let neighbour = neighbour(name, in: folder) else { continue }
+      let isSilent = seconds - neighbour.renewed > Self.staleSeconds
+      let isDead = neighbour.host == driver.hostName && !driver.isAlive(processID: neighbour.processID)
+      if !isDead, !isSilent {
+        found[name] = neighbour
+        continue
+      }
+      if neighbours[name] != nil {
+        died += neighbour.services.flatMap { service in
+          service.nodes.map { MDNSNodeKey(service: service.name, id: $0.id) }
+        }
+      }
+      // Gone for certain; a file that cannot be removed is merely ignored.
+      if isDead, seconds - neighbour.renewed > Self.renewalSeconds * 2 { try? driver.removeFile(folder + "/" + name) }
+    }
+    if isOwnMissing { write() }
+    guard found != neighbours else { return }
+    neighbours = found
+    onChange?(died)
+  }
+
+  private func neighbour(_ name: String, in folder: String) -> Neighbour? {
+    do {
+      let bytes = try driver.readFile(folder + "/" + name, limit: Self.fileBytesMaximum)
+      if let known = neighbours[name], known.bytes == bytes { return known }
+      let json = try JSONValue(parsing: bytes)
+      guard let processID = json["pid"]?.intValue.flatMap({ Int32(exactly: $0) }), processID > 0,
+        let host = json["host"]?.stringValue, let renewed = json["renewed"]?.intValue.map(Int64.init),
+        let services = json["services"]?.arrayValue
+      else { throw WireError("not a sidecar's file") }
+      var neighbour = Neighbour(bytes: bytes, processID: processID, host: host, renewed: renewed, services: [])
+      for service in services { neighbour.services.append(try Service(json: service)) }
+      return neighbour
+    } catch let error as WireError {
+      complain(name, "\(folder)/\(name) is left out: \(error)")
+      return nil
+    } catch {
+      // Removed between listing and reading.
+      return nil
+    }
+  }
+
+  private func complain(_ what: String, _ sentence: @autoclosure () -> String) {
+    guard garbage.count < Self.filesMaximum, garbage.insert(what).inserted else { return }
+    log.warning(sentence(), [("registry", "mdns")])
+  }
+}
