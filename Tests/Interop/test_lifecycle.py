@@ -1,0 +1,344 @@
+"""Start, readiness, registration and its end, signals, drain, `run -- CMD`, and what happens when the app or registry goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+from gomicro import App, Connection, Node, greeter, hello_app, json_reply
+from sidecar import LONG, SOURCE_ROOT, BlackBox, eventually, free_port, service
+
+HELLO = "go.micro.srv.hello"
+
+
+class Held(BlackBox):
+    """A node whose calls wait until the test lets them go."""
+
+    def setUp(self):
+        super().setUp()
+        self.release = threading.Event()
+        self.arrived = threading.Event()
+        self.addCleanup(self.release.set)
+
+    def handler(self, call):
+        self.arrived.set()
+        self.release.wait(20)
+        return {"msg": "late"}
+
+    def call_in_flight(self, sidecar):
+        """Starts a call and returns once it has reached the node: (thread, list that gets the answer)."""
+        answers = []
+
+        def work():
+            try:
+                answers.append(sidecar.post("/hello/say/hello", {}))
+            except OSError as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        self.assertTrue(self.arrived.wait(10), "the call did not reach the node")
+        return thread, answers
+
+
+class Signals(Held):
+    def sidecar_with_a_call(self, **options):
+        node = self.start_server(Node(self.handler))
+        environment = {"MICRO_CLIENT_REQUEST_TIMEOUT": "20s"}
+        sidecar = self.start(services=[service(HELLO, node.registration())], environment=environment, **options)
+        thread, answers = self.call_in_flight(sidecar)
+        self.addCleanup(thread.join)
+        return sidecar, thread, answers
+
+    def test_an_idle_sidecar_ends_with_status_0(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            sidecar = self.start()
+            sidecar.send_signal(number)
+            self.assertEqual(sidecar.wait(5), 0)
+
+    def test_a_call_in_flight_is_finished_first(self):
+        sidecar, thread, answers = self.sidecar_with_a_call()
+        sidecar.send_signal(signal.SIGTERM)
+        eventually(lambda: sidecar.admin("/readyz").status == 503, what="not ready while draining")
+        self.assertEqual(sidecar.admin("/livez").status, 200)
+        self.assertTrue(sidecar.is_running())
+        self.release.set()
+        thread.join(10)
+        self.assertEqual(answers[0].json(), {"msg": "late"})
+        self.assertEqual(sidecar.wait(5), 0)
+
+    def test_a_second_signal_ends_it_at_once(self):
+        sidecar, thread, answers = self.sidecar_with_a_call()
+        sidecar.send_signal(signal.SIGTERM)
+        eventually(lambda: sidecar.admin("/readyz").status == 503)
+        sidecar.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        status = sidecar.wait(5)
+        self.assertLess(time.monotonic() - begun, 2)
+        self.assertNotEqual(status, 0, "calls were cut off, so this is not a clean end")
+
+    def test_the_drain_has_an_end(self):
+        node = self.start_server(Node(self.handler))
+        environment = {"MICRO_CLIENT_REQUEST_TIMEOUT": "20s", "MICRO_SIDECAR_DRAIN": "300ms"}
+        sidecar = self.start(services=[service(HELLO, node.registration())], environment=environment)
+        thread, _ = self.call_in_flight(sidecar)
+        sidecar.send_signal(signal.SIGTERM)
+        sidecar.wait(5)
+        self.release.set()
+        thread.join(10)
+
+    def test_idle_keep_alive_connections_do_not_hold_it_up(self):
+        sidecar = self.start()
+        connections = [Connection.to(sidecar.port) for _ in range(20)]
+        for connection in connections:
+            self.addCleanup(connection.close)
+            connection.send(b"GET /registry HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.read()
+        sidecar.send_signal(signal.SIGTERM)
+        self.assertEqual(sidecar.wait(5), 0)
+
+    def test_shutdown_by_http(self):
+        sidecar = self.start()
+        sidecar.expected_end = True
+        self.assertEqual(sidecar.admin("/shutdown").status, 405, "GET must not stop anything")
+        self.assertLess(sidecar.admin("/shutdown", "POST").status, 300)
+        self.assertEqual(sidecar.wait(5), 0)
+
+
+class Registration(BlackBox):
+    """The sidecar's own view of the memory registry, in which it registers the app."""
+
+    def registered(self, sidecar):
+        answer = sidecar.get("/registry?service=" + HELLO)
+        return answer.json()[0]["nodes"] if answer.status == 200 else []
+
+    def test_the_app_is_registered_as_a_go_micro_node(self):
+        app = self.start_server(App(hello_app))
+        sidecar = self.start(
+            name=HELLO,
+            app=app.port,
+            registry="memory",
+            environment={"MICRO_SERVER_VERSION": "2", "MICRO_SERVER_METADATA": "zone=a,tier=b"},
+        )
+        eventually(lambda: self.registered(sidecar), what="registration")
+        (found,) = sidecar.get("/registry?service=" + HELLO).json()
+        self.assertEqual((found["name"], found["version"]), (HELLO, "2"))
+        (node,) = found["nodes"]
+        self.assertTrue(node["id"].startswith(HELLO + "-"), node)
+        self.assertIn(str(sidecar.server_port), str((node["address"], node.get("port"))))
+        self.assertEqual(node["metadata"]["zone"], "a")
+        self.assertEqual(node["metadata"]["tier"], "b")
+        self.assertEqual(node["metadata"]["protocol"], "mucp")
+        self.assertEqual(node["metadata"]["transport"], "http")
+
+    def test_the_app_calls_itself_through_the_registry(self):
+        app = self.start_server(App(hello_app))
+        sidecar = self.start(name=HELLO, app=app.port, registry="memory")
+        eventually(lambda: self.registered(sidecar))
+        self.assertEqual(sidecar.post("/hello/say/hello", {"name": "a"}).json(), {"msg": "Hello a"})
+
+    def test_health_decides_about_registration(self):
+        status = [503]
+        app = self.start_server(App(lambda method, path, *_: json_reply(status[0], {})))
+        sidecar = self.start(
+            name=HELLO,
+            app=app.port,
+            registry="memory",
+            environment={
+                "MICRO_APP_HEALTH": "/health",
+                "MICRO_APP_HEALTH_PERIOD": "50ms",
+                "MICRO_APP_HEALTH_FAILURES": "3",
+            },
+        )
+        eventually(lambda: len(app.requests) >= 3)
+        self.assertEqual(self.registered(sidecar), [])
+        status[0] = 200
+        eventually(lambda: self.registered(sidecar), what="registration of a healthy app")
+        status[0] = 500
+        eventually(lambda: not self.registered(sidecar), what="its end when unhealthy")
+        status[0] = 200
+        eventually(lambda: self.registered(sidecar), what="its return")
+
+    def test_without_a_name_nothing_is_registered(self):
+        sidecar = self.start(registry="memory")
+        self.assertEqual(sidecar.get("/registry").json(), [])
+
+
+class Run(BlackBox):
+    """`micro-sidecar run -- CMD…`"""
+
+    def start_run(self, *command, **options):
+        return self.start(command=["run", "--"] + list(command), registry="memory", **options)
+
+    def test_it_ends_with_the_apps_status(self):
+        for status in (0, 3, 77):
+            sidecar = self.start(wait=False, command=["run", "--", "sh", "-c", "exit %d" % status], registry="memory")
+            self.assertEqual(sidecar.wait(10), status)
+
+    def test_an_app_killed_by_a_signal_is_128_and_the_signal(self):
+        sidecar = self.start(wait=False, command=["run", "--", "sh", "-c", "kill -KILL $$"], registry="memory")
+        self.assertEqual(sidecar.wait(10), 128 + signal.SIGKILL)
+
+    def test_a_command_that_does_not_exist(self):
+        sidecar = self.start(wait=False, command=["run", "--", "/no/such/program"], registry="memory")
+        self.assertEqual(sidecar.wait(10), 127)
+        self.assertIn("/no/such/program", sidecar.text())
+
+    def test_arguments_arrive_as_they_are(self):
+        script = "import json,sys; print(json.dumps(sys.argv[1:]))"
+        arguments = ["a b", "--flag", "", "ü", "--"]
+        sidecar = self.start(
+            wait=False, command=["run", "--", sys.executable, "-c", script] + arguments, registry="memory"
+        )
+        self.assertEqual(sidecar.wait(10), 0)
+        self.assertIn(json.dumps(arguments), sidecar.text())
+
+    def test_signals_are_forwarded(self):
+        script = (
+            "import signal,sys,time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (print('told to stop', flush=True), sys.exit(5)))\n"
+            "print('app is up', flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        sidecar = self.start_run(sys.executable, "-c", script)
+        eventually(lambda: "app is up" in sidecar.text())
+        sidecar.send_signal(signal.SIGTERM)
+        self.assertEqual(sidecar.wait(10), 5)
+        self.assertIn("told to stop", sidecar.text())
+
+    def test_the_app_is_registered_while_it_lives_and_not_longer(self):
+        # Seen from a second sidecar, since the first ends with its app. Both share mDNS on this machine.
+        port = free_port()
+        program = os.path.join(SOURCE_ROOT, "examples", "python", "hello.py")
+        name = "go.micro.srv.run%d" % os.getpid()
+        watcher = self.start(registry="mdns")
+        inside = self.start(
+            command=["run", "--", sys.executable, program], registry="mdns", name=name, app=port
+        )
+        short = name.rsplit(".", 1)[1]
+        eventually(lambda: watcher.post("/%s/say/hello" % short, {}).status == 200, what="a call to the app")
+        (child,) = [int(pid) for pid in children_of(inside.pid)]
+        os.kill(child, signal.SIGKILL)
+        self.assertEqual(inside.wait(10), 128 + signal.SIGKILL)
+        eventually(lambda: watcher.get("/registry?service=" + name).status == 404, what="deregistration")
+
+    def test_calls_work_from_inside(self):
+        node = self.start_server(Node(greeter))
+        script = (
+            "import os,sys,urllib.request\n"
+            "request = urllib.request.Request('http://' + os.environ['MICRO_SIDECAR_ADDRESS'] + '/hello/say/hello', b'{}')\n"
+            "for attempt in range(200):\n"
+            "  try: print(urllib.request.urlopen(request).read().decode()); sys.exit(0)\n"
+            "  except OSError: __import__('time').sleep(0.02)\n"
+            "sys.exit(9)\n"
+        )
+        sidecar = self.start(
+            wait=False,
+            command=["run", "--", sys.executable, "-c", script],
+            services=[service(HELLO, node.registration())],
+        )
+        self.assertEqual(sidecar.wait(15), 0)
+        self.assertIn("Hello World", sidecar.text())
+
+
+def children_of(pid):
+    with open("/proc/%d/task/%d/children" % (pid, pid)) as stream:
+        return stream.read().split()
+
+
+class RegistryOutage(BlackBox):
+    def setUp(self):
+        super().setUp()
+        self.node = self.start_server(Node(greeter))
+        self.sidecar = self.start(services=[service(HELLO, self.node.registration())])
+        self.assertEqual(self.sidecar.post("/hello/say/hello", {}).status, 200)
+
+    def assert_still_serving_for(self, calls):
+        for turn in range(calls):
+            self.assertEqual(self.sidecar.post("/hello/say/hello", {}).status, 200)
+
+    def test_a_removed_file_leaves_the_last_snapshot(self):
+        os.remove(self.sidecar.registry_file)
+        eventually(lambda: "registry" in self.sidecar.text().lower(), what="a word about it in the log")
+        self.assert_still_serving_for(20)
+        self.assertEqual(self.sidecar.admin("/readyz").status, 200)
+
+    def test_garbage_in_the_file_leaves_the_last_snapshot(self):
+        for garbage in (b"{", b"\x00\xff\xfe", b"services: [", b'[{"name":3}]', b"[" * 10_000, b""):
+            with open(self.sidecar.registry_file, "wb") as stream:
+                stream.write(garbage)
+            self.assert_still_serving_for(5)
+        other = self.start_server(Node(lambda call: {"msg": "other"}))
+        self.sidecar.write_registry([service(HELLO, other.registration())])
+        eventually(
+            lambda: self.sidecar.post("/hello/say/hello", {}).json() == {"msg": "other"}, what="the mended file in use"
+        )
+
+    def test_changes_of_the_file_are_followed(self):
+        other = self.start_server(Node(lambda call: {"msg": "other"}))
+        self.sidecar.write_registry([service(HELLO, other.registration())])
+        eventually(lambda: self.sidecar.post("/hello/say/hello", {}).json() == {"msg": "other"})
+        self.sidecar.write_registry([])
+        eventually(lambda: self.sidecar.post("/hello/say/hello", {}).status == 404)
+
+    def test_a_registry_entry_with_garbage_in_it(self):
+        bad = {"id": "bad", "address": "not an address\r\nX: y", "metadata": {"a\r\nb": "c\x00"}}
+        self.sidecar.write_registry([service(HELLO, self.node.registration(), bad)])
+        good = sum(self.sidecar.post("/hello/say/hello", {}).status == 200 for _ in range(20))
+        self.assertGreater(good, 0)
+        self.assertEqual(self.sidecar.admin("/livez").status, 200)
+
+
+class Failover(BlackBox):
+    """Load on three nodes while one after the other is killed and restarted: no call fails that another node could take."""
+
+    def test_nodes_killed_and_restarted_under_load(self):
+        seconds, pause = (60.0, 5.0) if LONG else (8.0, 1.0)
+        nodes = [self.start_server(Node(greeter)) for _ in range(3)]
+        ports = [node.port for node in nodes]
+        sidecar = self.start(services=[service(HELLO, *(node.registration() for node in nodes))])
+        stop = threading.Event()
+        done, failed = [0], []
+
+        def caller(index):
+            while not stop.is_set():
+                answer = sidecar.post("/hello/say/hello", {"name": str(index)})
+                done[0] += 1
+                # Broken with the request sent means it may have run: that one, and no other, may fail.
+                if answer.status != 200 and answer.json()["id"] != "go.micro.client.transport":
+                    failed.append(answer)
+
+        def killer():
+            turn = 0
+            while not stop.wait(pause / 2):
+                which = turn % 3
+                nodes[which].stop()
+                if stop.wait(pause / 2):
+                    break
+                nodes[which] = Node(greeter, port=ports[which]).start()
+                self.addCleanup(nodes[which].stop)
+                turn += 1
+
+        threads = [threading.Thread(target=caller, args=(index,)) for index in range(8)] + [threading.Thread(target=killer)]
+        for thread in threads:
+            thread.start()
+        threading.Event().wait(seconds)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        self.assertGreater(done[0], 100)
+        self.assertEqual(failed, [], "%d of %d calls failed" % (len(failed), done[0]))
+
+
+class ManySidecars(BlackBox):
+    def test_two_sidecars_cannot_share_a_port_and_the_second_says_so(self):
+        first = self.start()
+        environment = {"MICRO_SIDECAR_ADDRESS": "127.0.0.1:%d" % first.port}
+        second = self.start(wait=False, environment=environment)
+        self.assertNotEqual(second.wait(10), 0)
+        self.assertIn(str(first.port), second.text())
+        self.assertEqual(first.get("/registry").status, 200)
