@@ -14,6 +14,7 @@ let package = Package(
   products: [
     .executable(name: "micro-sidecar", targets: ["micro-sidecar"]),
     .library(name: "SidecarCore", targets: ["SidecarCore"]),
+    .library(name: "SidecarConformance", targets: ["SidecarConformance"]),
   ],
   targets: [
     .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
@@ -23,6 +24,7 @@ let package = Package(
     .target(
       name: "SidecarBuiltins", dependencies: ["SidecarCore", "CZlib", "CYaml"], swiftSettings: settings),
     .target(name: "SidecarUV", dependencies: ["SidecarCore", "CUV"], swiftSettings: settings),
+    .target(name: "SidecarConformance", dependencies: ["SidecarCore"], swiftSettings: settings),
     .target(name: "SidecarSim", dependencies: ["SidecarCore"], swiftSettings: settings),
     .executableTarget(
       name: "micro-sidecar", dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarUV"],
@@ -31,7 +33,7 @@ let package = Package(
       name: "SidecarCoreTests", dependencies: ["SidecarCore", "SidecarSim"], swiftSettings: settings),
     .testTarget(
       name: "SidecarBuiltinsTests",
-      dependencies: ["SidecarBuiltins", "SidecarSim", "SidecarUV"], swiftSettings: settings),
+      dependencies: ["SidecarBuiltins", "SidecarConformance", "SidecarSim", "SidecarUV"], swiftSettings: settings),
     .testTarget(name: "SidecarUVTests", dependencies: ["SidecarUV"], swiftSettings: settings),
     .testTarget(name: "SidecarSimTests", dependencies: ["SidecarSim"], swiftSettings: settings),
   ]

@@ -21,6 +21,8 @@ package final class Catalog: @unchecked Sendable {
     var lastError: String?
     var outages = 0
     var events = 0
+    /// Names known only from lookups: the watch has not told of them.
+    var unconfirmed: Set<ServiceName> = []
   }
 
   private var sources: [Source]
@@ -33,8 +35,7 @@ package final class Catalog: @unchecked Sendable {
   private var dirty: Set<ServiceName> = []
   private var loggedSkips: Set<String> = []
   private var feeds: [CatalogFeed] = []
-  /// Hears each delta on the control loop, after the feeds got it.
-  package var onDelta: ((CatalogDelta) -> Void)?
+  private var observers: [(CatalogDelta) -> Void] = []
 
   /// `registries` are names in the order of configuration. `schedule` runs a closure at the end of the loop's turn
   /// (`driver.later`): changes of one turn become one delta.
@@ -60,10 +61,13 @@ package final class Catalog: @unchecked Sendable {
       let wasStale = sources[registry].phase != .current
       sources[registry].phase = .current
       if wasStale { dirty.formUnion(sources[registry].view.names) }
+      sources[registry].unconfirmed.removeAll()
       skips = sources[registry].view.replaceAll(services, dirty: &dirty)
     case .upsert(let service):
+      sources[registry].unconfirmed.remove(service.name)
       skips = sources[registry].view.upsert(service, dirty: &dirty)
     case .remove(let service):
+      sources[registry].unconfirmed.remove(service.name)
       sources[registry].view.remove(service, dirty: &dirty)
       skips = []
     }
@@ -71,19 +75,26 @@ package final class Catalog: @unchecked Sendable {
     scheduleFlush()
   }
 
-  /// The answer to a lookup of `name`, when the watch had not told of it: its nodes join, none leaves, because the watch
-  /// may have told more meanwhile.
+  /// The answer to a lookup of `name`: its nodes join, none leaves, because the watch may have told more meanwhile.
   package func applyLookup(_ services: [Service], of name: ServiceName, from registry: Int) {
+    let isNew = !sources[registry].view.contains(name)
     for service in services where service.name == name {
       note(sources[registry].view.upsert(service, dirty: &dirty), from: registry)
     }
+    if isNew, sources[registry].view.contains(name) { sources[registry].unconfirmed.insert(name) }
     scheduleFlush()
   }
 
-  /// A registry no longer knows `name`, which only a lookup had found.
-  package func forget(_ name: ServiceName, from registry: Int) {
+  /// Names of a registry that only lookups have found; they must be looked up again now and then (`refresh`).
+  package func unconfirmed(_ registry: Int) -> Set<ServiceName> { sources[registry].unconfirmed }
+
+  /// A later answer to a lookup, empty when the service is gone: it replaces the earlier one, unless the watch has told
+  /// of the service meanwhile.
+  package func refresh(_ services: [Service], of name: ServiceName, from registry: Int) {
+    guard sources[registry].unconfirmed.contains(name) else { return }
+    sources[registry].unconfirmed.remove(name)
     sources[registry].view.removeAll(name, dirty: &dirty)
-    scheduleFlush()
+    applyLookup(services, of: name, from: registry)
   }
 
   /// The watch of a registry broke: its content stays in use and is marked stale. True if it was not already so.
@@ -132,6 +143,9 @@ package final class Catalog: @unchecked Sendable {
     feed.send(CatalogDelta(revision: revision, changed: Array(entries.values)))
   }
 
+  /// `onDelta` hears each delta on the control loop, after the feeds got it; it must not flush.
+  package func observe(_ onDelta: @escaping (CatalogDelta) -> Void) { observers.append(onDelta) }
+
   // MARK: Merging
 
   private func scheduleFlush() {
@@ -162,7 +176,7 @@ package final class Catalog: @unchecked Sendable {
     guard !delta.isEmpty else { return }
     revision = delta.revision
     for feed in feeds { feed.send(delta) }
-    onDelta?(delta)
+    for observer in observers { observer(delta) }
   }
 
   private struct NodeKey: Hashable {

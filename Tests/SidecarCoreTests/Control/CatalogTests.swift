@@ -38,7 +38,7 @@ private final class Rig {
     catalog = Catalog(registries: registries, now: now, limits: limits, log: log) { [unowned self] in
       waiting.append($0)
     }
-    catalog.onDelta = { [unowned self] in deltas.append($0) }
+    catalog.observe { [unowned self] in deltas.append($0) }
   }
 
   func apply(_ event: RegistryEvent, from registry: Int = 0) {
@@ -277,9 +277,27 @@ private final class Rig {
     rig.endTurn()
     #expect(rig.ids() == ["a", "b"])
     #expect(rig.ids("other") == nil, "an answer to another question is not taken")
-    rig.catalog.forget("greeter", from: 0)
+  }
+
+  @Test func `what only a lookup found is refreshed until the watch tells of it`() {
+    let rig = Rig()
+    rig.apply(.snapshot([]))
+    rig.catalog.applyLookup([greeter("a")], of: "greeter", from: 0)
+    rig.endTurn()
+    #expect(rig.catalog.unconfirmed(0) == ["greeter"])
+    rig.catalog.refresh([greeter("b")], of: "greeter", from: 0)
+    rig.endTurn()
+    #expect(rig.ids() == ["b"])
+    rig.apply(.upsert(greeter("c")))
+    rig.catalog.refresh([], of: "greeter", from: 0)
+    rig.endTurn()
+    #expect(rig.ids() == ["b", "c"], "the watch tells of it now")
+    rig.apply(.snapshot([]))
+    rig.catalog.applyLookup([greeter("a")], of: "greeter", from: 0)
+    rig.catalog.refresh([], of: "greeter", from: 0)
     rig.endTurn()
     #expect(rig.ids() == nil)
+    #expect(rig.catalog.unconfirmed(0).isEmpty)
   }
 
   @Test func `random histories over three registries end equal to the registries' own content`() {

@@ -63,7 +63,6 @@ struct HTTP1Transcript {
         if case .end = try parser.finish() {
           flushBody()
           lines.append("end")
-          parser.releaseMemory()
         }
       }
       flushBody()

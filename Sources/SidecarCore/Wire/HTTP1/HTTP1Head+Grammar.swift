@@ -226,8 +226,7 @@ extension HTTP1Head {
     let names = self.names
     var table = self.table
     var count = fieldCount
-    // The table may be larger than this parser's limit: it is shared.
-    var capacity = min(tableCapacity, countMax)
+    var capacity = tableCapacity
     var present = self.present
     var repeated = self.repeated
     var line = start + progress.line
@@ -295,7 +294,7 @@ extension HTTP1Head {
         }
         growTable(countMax)
         table = self.table
-        capacity = min(tableCapacity, countMax)
+        capacity = tableCapacity
       }
       // The table exists: it has been grown at count 0.
       table.unsafelyUnwrapped[count] = HTTP1Field(
