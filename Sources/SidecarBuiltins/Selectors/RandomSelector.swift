@@ -1,3 +1,5 @@
+// The `random` selector.
+
 import SidecarCore
 
 /// Any node that is allowed, each as likely: what go-micro does everywhere unless told otherwise (go-micro

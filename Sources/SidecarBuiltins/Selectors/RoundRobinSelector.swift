@@ -1,3 +1,5 @@
+// The `roundrobin` selector.
+
 import SidecarCore
 
 /// One node after the other. go-micro's strategy of that name starts at a random node for every call, which makes it random
