@@ -5,6 +5,9 @@ import SidecarCore
 /// The table of all built-in plug-ins. Another build adds its own to the value before passing it on.
 public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
   var table = PluginTable()
+  try table.add(registry: "mdns") { environment throws(ConfigurationError) in
+    try MDNSRegistry(environment: environment)
+  }
   try table.add(registry: "memory") { MemoryRegistry(environment: $0) }
   try table.add(registry: "file") { environment throws(ConfigurationError) in
     try FileRegistry(environment: environment)
