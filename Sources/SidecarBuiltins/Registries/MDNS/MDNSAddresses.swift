@@ -1,3 +1,5 @@
+// What the records of a node say it is reached by.
+
 import SidecarCore
 
 /// What a node's host is published as.

@@ -2,7 +2,7 @@
 //
 // A lookup asks in both domains at 0, 60, 200 and 450 ms, until it is answered:
 //
-//               first node                 quiet for 3 ms, or 20 ms after the first node
+//               first node                 quiet for 2 ms, or 20 ms after the first node
 //   asking ───────────────────▶ lingering ──────────────────────────────────────────────▶ answered
 //     │                             └── every node a watch knows of has answered ─────────────▲
 //     └── 500 ms without an answer ─────────────────────────────────────────────────────▶ not found
@@ -35,7 +35,7 @@ struct MDNSBrowser {
   /// When a lookup without an answer gives up.
   static let lookupTimeout: Int64 = 500_000_000
   /// Silence after an answer that ends a lookup, and the longest wait for it.
-  static let lingerQuiet: Int64 = 3_000_000
+  static let lingerQuiet: Int64 = 2_000_000
   static let lingerMaximum: Int64 = 20_000_000
   /// When a list asks; it ends after `listQuiet` without a new name, at `listTimeout` at the latest.
   static let listAsks: [Int64] = [0, 60_000_000, 150_000_000]

@@ -22,10 +22,13 @@ final class MDNSRendezvous {
 
   private struct Neighbour: Equatable {
     var bytes: [UInt8]
+    /// When these bytes were first read. What is stale is judged by this clock: the wall's may jump.
+    var seen: Instant
     var processID: Int32
     var host: String
-    var renewed: Int64
     var services: [Service]
+    /// Already old by the wall clock when first read.
+    var wasStale: Bool
   }
 
   private let driver: any HostDriver
@@ -38,7 +41,10 @@ final class MDNSRendezvous {
   private let fileName: String
   private var published: [Service] = []
   private var renewedAt: Int64 = 0
-  private var neighbours: [String: Neighbour] = [:]
+  /// What was read, by file name.
+  private var files: [String: Neighbour] = [:]
+  /// The services of those that count.
+  private var living: [String: [Service]] = [:]
   private var garbage: Set<String> = []
   private var isReadingDue = false
   /// Told after every change of `services`, with the nodes of processes that died, on the loop.
@@ -52,8 +58,8 @@ final class MDNSRendezvous {
   }
 
   /// What all living sidecars have registered, this one included.
-  var services: [Service] { neighbours.values.flatMap(\.services) + published }
-  var neighbourCount: Int { neighbours.count }
+  var services: [Service] { living.keys.sorted().flatMap { living[$0] ?? [] } + published }
+  var neighbourCount: Int { living.count }
 
   /// Makes or finds the folder and reads it. Where none can be used, says why and stays without.
   func start() {
@@ -92,7 +98,7 @@ final class MDNSRendezvous {
   func housekeep() {
     guard folder != nil else { return }
     if !published.isEmpty, seconds - renewedAt >= Self.renewalSeconds { write() }
-    if !neighbours.isEmpty { read() }
+    if !files.isEmpty { read() }
   }
 
   func close() {
@@ -100,7 +106,8 @@ final class MDNSRendezvous {
     watch?.cancel()
     watch = nil
     folder = nil
-    neighbours = [:]
+    files = [:]
+    living = [:]
   }
 
   private var seconds: Int64 { driver.unixNanoseconds / 1_000_000_000 }
@@ -156,40 +163,47 @@ final class MDNSRendezvous {
       complain("*", "\(names.count) files in \(folder), only \(Self.filesMaximum) are read")
       names.removeLast(names.count - Self.filesMaximum)
     }
-    var found: [String: Neighbour] = [:]
+    let now = driver.now
+    var found: [String: [Service]] = [:]
+    var all: [String: Neighbour] = [:]
     var died: [MDNSNodeKey] = []
     for name in names {
       guard let neighbour = neighbour(name, in: folder) else { continue }
-      let isSilent = seconds - neighbour.renewed > Self.staleSeconds
+      all[name] = neighbour
+      let silence = now.nanoseconds(since: neighbour.seen) / 1_000_000_000
       let isDead = neighbour.host == driver.hostName && !driver.isAlive(processID: neighbour.processID)
-      if !isDead, !isSilent {
-        found[name] = neighbour
+      if !isDead, !neighbour.wasStale, silence <= Self.staleSeconds {
+        found[name] = neighbour.services
         continue
       }
-      if neighbours[name] != nil {
+      if living[name] != nil {
         died += neighbour.services.flatMap { service in
           service.nodes.map { MDNSNodeKey(service: service.name, id: $0.id) }
         }
       }
       // Gone for certain; a file that cannot be removed is merely ignored.
-      if isDead, seconds - neighbour.renewed > Self.renewalSeconds * 2 { try? driver.removeFile(folder + "/" + name) }
+      if isDead, neighbour.wasStale || silence > Self.staleSeconds { try? driver.removeFile(folder + "/" + name) }
     }
     if isOwnMissing { write() }
-    guard found != neighbours else { return }
-    neighbours = found
+    files = all
+    guard found != living else { return }
+    living = found
     onChange?(died)
   }
 
   private func neighbour(_ name: String, in folder: String) -> Neighbour? {
     do {
       let bytes = try driver.readFile(folder + "/" + name, limit: Self.fileBytesMaximum)
-      if let known = neighbours[name], known.bytes == bytes { return known }
+      if let known = files[name], known.bytes == bytes { return known }
       let json = try JSONValue(parsing: bytes)
       guard let processID = json["pid"]?.intValue.flatMap({ Int32(exactly: $0) }), processID > 0,
         let host = json["host"]?.stringValue, let renewed = json["renewed"]?.intValue.map(Int64.init),
         let services = json["services"]?.arrayValue
       else { throw WireError("not a sidecar's file") }
-      var neighbour = Neighbour(bytes: bytes, processID: processID, host: host, renewed: renewed, services: [])
+      // A file that changes while it is watched is fresh, whatever the wall clock says.
+      let wasStale = files[name] == nil && abs(seconds - renewed) > Self.staleSeconds
+      var neighbour = Neighbour(
+        bytes: bytes, seen: driver.now, processID: processID, host: host, services: [], wasStale: wasStale)
       for service in services { neighbour.services.append(try Service(json: service)) }
       return neighbour
     } catch let error as WireError {

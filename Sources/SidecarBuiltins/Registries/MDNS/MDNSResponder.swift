@@ -101,7 +101,7 @@ struct MDNSResponder {
       _ = try domain.listInstanceName(node.key.service)
       let question = DNSQuestion(browse, .ptr)
       _ = try Self.reply(to: question, id: 0, serviceRecords(node, browse: browse, instance: names[domain]!.instance))
-        .bytes(compressed: true)
+        .bytes(compressed: false)
     }
     registrations[node.key] = Registration(
       node: node, names: names, expiry: expiry, announcementsLeft: Self.announcementCount, nextAnnouncement: now)
@@ -273,12 +273,12 @@ struct MDNSResponder {
     return records
   }
 
-  /// The unsolicited responses of a node, one for each domain.
+  /// The unsolicited responses of a node, one for each domain; uncompressed and without the AA flag, as recorded.
   private static func packets(_ registration: Registration, ttl: UInt32) -> [[UInt8]] {
     MDNSDomain.allCases.compactMap { domain in
       guard let names = registration.names[domain] else { return nil }
       let records = records(registration.node, instance: names.instance, ttl: ttl)
-      return try? DNSMessage(flags: .response, answers: records).bytes(compressed: true)
+      return try? DNSMessage(flags: .response, answers: records).bytes(compressed: false)
     }
   }
 
