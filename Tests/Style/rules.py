@@ -164,7 +164,8 @@ def findings(root):
         lines = source.split("\n")
         if path.endswith(".swift") and len(lines) - 1 > FILE_LINES_MAX:
             yield path, FILE_LINES_MAX + 1, "more than %d lines; cut it along its ideas" % FILE_LINES_MAX
-        if path.endswith(".swift") and path.startswith("Sources/") and not source.lstrip().startswith(("//", "/*")):
+        first = next((line for line in lines if line.strip() and not re.match(IMPORT, line)), "")
+        if path.endswith(".swift") and path.startswith("Sources/") and not first.startswith(("//", "/*")):
             yield path, 1, "the first comment of a file says what it is for"
         code = blank(source).split("\n") if path.endswith(".swift") else lines
         for rule in rules:

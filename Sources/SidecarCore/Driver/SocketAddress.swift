@@ -189,6 +189,7 @@ public enum SocketAddress: Hashable, Sendable, CustomStringConvertible {
     func text(_ part: ArraySlice<UInt16>) -> String {
       part.map { String($0, radix: 16) }.joined(separator: ":")
     }
-    return best.count < 2 ? text(groups[...]) : text(groups[..<best.lowerBound]) + "::" + text(groups[best.upperBound...])
+    if best.count < 2 { return text(groups[...]) }
+    return text(groups[..<best.lowerBound]) + "::" + text(groups[best.upperBound...])
   }
 }

@@ -47,6 +47,7 @@ extension LogSink {
 public struct NoLog: LogSink {
   public init() {}
   public var level: LogLevel { .error }
-  public func log(_ level: LogLevel, _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [(String, String)])
-  {}
+  public func log(
+    _ level: LogLevel, _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [(String, String)]
+  ) {}
 }
