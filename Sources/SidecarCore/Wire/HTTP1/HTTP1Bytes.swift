@@ -1,8 +1,5 @@
-// Byte classes and eight-bytes-at-a-time searches for the HTTP/1 grammar. Each search looks at whole words while eight
-// bytes are left and at single bytes for the rest, so nothing beyond `end` is ever read.
-//
-// The word tests are the classic "has a byte below n" and "has a zero byte": exact for the *lowest* byte they flag, as
-// a borrow can only make false hits above a true one. The lowest is all we use.
+// Byte classes and searches for the HTTP/1 grammar. A search looks at sixteen bytes at a time while that many are left
+// and at single ones after that, so nothing beyond `end` is ever read.
 
 enum ASCII {
   static let tab = UInt8(ascii: "\t")
@@ -41,46 +38,57 @@ struct ByteClass {
 }
 
 enum Scan {
-  private static let ones: UInt64 = 0x0101_0101_0101_0101
-  private static let highs: UInt64 = 0x8080_8080_8080_8080
+  private typealias Block = SIMD16<UInt8>
+  private static let blockCount = 16
 
-  @inline(__always) private static func word(_ at: UnsafeRawPointer) -> UInt64 {
-    UInt64(littleEndian: at.loadUnaligned(as: UInt64.self))
-  }
+  @inline(__always) private static func block(_ at: UnsafeRawPointer) -> Block { at.loadUnaligned(as: Block.self) }
 
   @inline(__always) static func byte(_ at: UnsafeRawPointer) -> UInt8 { at.load(as: UInt8.self) }
+
+  /// A byte is 0xff where the comparison held. Only comparisons with a whole vector become one instruction here, and
+  /// masks are best combined as words: a scalar operand, `.|` of masks or `any` cost hundreds of times as much (6.3).
+  @inline(__always) private static func words(_ mask: SIMDMask<SIMD16<Int8>>) -> SIMD2<UInt64> {
+    unsafeBitCast(mask, to: SIMD2<UInt64>.self)
+  }
+
+  /// Where the first byte is set, nil for none.
+  @inline(__always) private static func first(_ mask: SIMD2<UInt64>) -> Int? {
+    let low = UInt64(littleEndian: mask.x)
+    if low != 0 { return low.trailingZeroBitCount &>> 3 }
+    let high = UInt64(littleEndian: mask.y)
+    if high != 0 { return 8 &+ high.trailingZeroBitCount &>> 3 }
+    return nil
+  }
 
   /// The first `:` from `start` on, or `end`.
   @inline(__always) static func colon(_ start: UnsafeRawPointer, _ end: UnsafeRawPointer) -> UnsafeRawPointer {
     var at = start
-    while end - at >= 8 {
-      let difference = word(at) ^ (ones &* 0x3a)
-      let hits = (difference &- ones) & ~difference & highs
-      if hits != 0 { return at + hits.trailingZeroBitCount &>> 3 }
-      at += 8
+    while end - at >= blockCount {
+      if let hit = first(words(block(at) .== Block(repeating: UInt8(ascii: ":")))) { return at + hit }
+      at += blockCount
     }
-    while at < end, byte(at) != 0x3a { at += 1 }
+    while at < end, byte(at) != UInt8(ascii: ":") { at += 1 }
     return at
   }
 
   /// The first byte that may not be in a field value (a control byte other than HTAB), or `end`. RFC 9110 §5.5.
   @inline(__always) static func valueEnd(_ start: UnsafeRawPointer, _ end: UnsafeRawPointer) -> UnsafeRawPointer {
     var at = start
-    while end - at >= 8 {
-      let bytes = word(at)
-      let del = bytes ^ (ones &* 0x7f)
-      let hits = (((bytes &- ones &* 0x20) & ~bytes) | ((del &- ones) & ~del)) & highs
-      if hits != 0 {
-        at += hits.trailingZeroBitCount &>> 3
-        if byte(at) != ASCII.tab { return at }
-        at += 1
-      } else {
-        at += 8
+    while end - at >= blockCount {
+      let bytes = block(at)
+      let hit = first(
+        words(bytes .< Block(repeating: ASCII.space)) | words(bytes .== Block(repeating: ASCII.del)))
+      guard let hit else {
+        at += blockCount
+        continue
       }
+      at += hit
+      if byte(at) != ASCII.tab { return at }
+      at += 1
     }
     while at < end {
       let next = byte(at)
-      if (next < 0x20 && next != ASCII.tab) || next == ASCII.del { return at }
+      if (next < ASCII.space && next != ASCII.tab) || next == ASCII.del { return at }
       at += 1
     }
     return at
@@ -89,13 +97,13 @@ enum Scan {
   /// The first byte that may not be in a request target, or `end`.
   @inline(__always) static func targetEnd(_ start: UnsafeRawPointer, _ end: UnsafeRawPointer) -> UnsafeRawPointer {
     var at = start
-    while end - at >= 8 {
-      let bytes = word(at)
-      let fragment = bytes ^ (ones &* 0x23)
-      let low = (bytes &- ones &* 0x21) & ~bytes
-      let hits = (low | ((bytes &+ ones) | bytes) | ((fragment &- ones) & ~fragment)) & highs
-      if hits != 0 { return at + hits.trailingZeroBitCount &>> 3 }
-      at += 8
+    while end - at >= blockCount {
+      let bytes = block(at)
+      let hit = first(
+        words(bytes .<= Block(repeating: ASCII.space)) | words(bytes .>= Block(repeating: ASCII.del))
+          | words(bytes .== Block(repeating: UInt8(ascii: "#"))))
+      if let hit { return at + hit }
+      at += blockCount
     }
     while at < end, ByteClass.contains(byte(at), ByteClass.target) { at += 1 }
     return at

@@ -27,8 +27,9 @@ extension HTTP1Head {
   @inline(__always) func begin() {
     progress = Progress()
     fieldCount = 0
-    present = (0, 0)
-    repeated = (0, 0)
+    present = 0
+    repeated = 0
+    method = .other
     methodCount = 0
     targetOffset = 0
     targetCount = 0
@@ -223,108 +224,141 @@ extension HTTP1Head {
   @inline(__always) private func fieldLines(
     _ start: UnsafeRawPointer, _ end: UnsafeRawPointer, _ countMax: Int
   ) throws(WireError) -> UnsafeRawPointer? {
-    let names = self.names
-    var table = self.table
-    var count = fieldCount
-    var capacity = tableCapacity
-    var present = self.present
-    var repeated = self.repeated
     var line = start + progress.line
     var resumed = progress
-    defer {
-      fieldCount = count
-      self.present = present
-      self.repeated = repeated
-    }
-
     while true {
-      guard line < end else {
+      if resumed.scanned == 0 { line = plainLines(start, line, end, countMax) }
+      guard line + 1 < end else {
+        if line < end, Scan.byte(line) != ASCII.cr { break }
         progress = Progress(line: line - start, inFields: true)
         return nil
       }
       if Scan.byte(line) == ASCII.cr {
-        guard line + 1 < end else {
-          progress = Progress(line: line - start, inFields: true)
-          return nil
-        }
         guard Scan.byte(line + 1) == ASCII.lf else { throw lineEndError(start, line, end) }
         return line + 2
       }
-
-      var colon = start + resumed.colon
-      if resumed.colon == 0 {
-        colon = Scan.colon(max(line, start + resumed.scanned), end)
-        guard colon < end else {
-          let stop = Scan.end(of: ByteClass.token, max(line, start + resumed.scanned), end)
-          guard stop == end else { throw nameError(start, line, stop) }
-          progress = Progress(line: line - start, scanned: end - start, inFields: true)
-          return nil
-        }
-      }
-      let nameCount = colon - line
-      // A name we know needs no check of its bytes.
-      let id = names.identify(line, nameCount)
-      if id == .other, resumed.colon == 0 {
-        let stop = Scan.end(of: ByteClass.token, line, colon)
-        guard stop == colon, nameCount > 0 else { throw nameError(start, line, stop) }
-        guard nameCount <= Int(UInt16.max) else {
-          throw WireError("field name too long", offset: line - start, status: 431)
-        }
-      }
-
-      var value = colon + 1
-      while value < end, Scan.byte(value) == ASCII.space || Scan.byte(value) == ASCII.tab { value += 1 }
-      let stop = Scan.valueEnd(max(value, start + resumed.scanned), end)
-      guard stop + 1 < end else {
-        if stop < end, Scan.byte(stop) != ASCII.cr { throw lineEndError(start, stop, end) }
-        progress = Progress(line: line - start, scanned: stop - start, colon: colon - start, inFields: true)
-        return nil
-      }
-      guard stop.loadUnaligned(as: UInt16.self) == UInt16(littleEndian: 0x0a0d) else {
-        throw lineEndError(start, stop, end)
-      }
-      var valueEnd = stop
-      while valueEnd > value, Scan.byte(valueEnd - 1) == ASCII.space || Scan.byte(valueEnd - 1) == ASCII.tab {
-        valueEnd -= 1
-      }
-
-      if count == capacity {
-        guard count < countMax else {
-          throw WireError("too many header fields", offset: line - start, status: 431)
-        }
-        growTable(countMax)
-        table = self.table
-        capacity = tableCapacity
-      }
-      // The table exists: it has been grown at count 0.
-      table.unsafelyUnwrapped[count] = HTTP1Field(
-        nameOffset: UInt32(truncatingIfNeeded: line - start), valueOffset: UInt32(truncatingIfNeeded: value - start),
-        valueCount: UInt32(truncatingIfNeeded: valueEnd - value), nameCount: UInt16(truncatingIfNeeded: nameCount),
-        id: id)
-      count &+= 1
-      let bit = UInt64(1) &<< UInt64(id.rawValue & 63)
-      if id.rawValue < 64 {
-        repeated.low |= present.low & bit
-        present.low |= bit
-      } else {
-        repeated.high |= present.high & bit
-        present.high |= bit
-      }
-      line = stop + 2
-      resumed.colon = 0
-      resumed.scanned = 0
+      guard let next = try anyLine(start, line, end, resumed, countMax) else { return nil }
+      line = next
+      resumed = Progress()
     }
+    return try anyLine(start, line, end, resumed, countMax)
   }
 
-  @inline(never) private func growTable(_ countMax: Int) {
+  /// The hot loop. Takes the lines that are whole and look as nearly all do, `Name: value` with one space; returns the
+  /// first that isn't one of these, for `anyLine` to judge.
+  @inline(__always) private func plainLines(
+    _ start: UnsafeRawPointer, _ first: UnsafeRawPointer, _ end: UnsafeRawPointer, _ countMax: Int
+  ) -> UnsafeRawPointer {
+    guard let table else { return first }
+    let names = self.names
+    // The table may be larger than this parser's limit: it is shared.
+    let capacity = min(tableCapacity, countMax)
+    var line = first
+    var count = fieldCount
+    var present = self.present
+    var repeated = self.repeated
+    while count < capacity, line < end {
+      // Peers send the same names in the same order again and again: try the one that stood here last time.
+      var id = table[count].id
+      var nameCount = names.count(id)
+      if end - line <= HeaderNameTable.rowBytes + 8 || Scan.byte(line + nameCount) != UInt8(ascii: ":")
+        || !names.begins(line, id, nameCount)
+      {
+        nameCount = Scan.colon(line, end) - line
+        guard end - line > nameCount + 4 else { break }
+        // A name we know needs no check of its bytes.
+        id = names.identify(line, nameCount)
+        if id == .other {
+          guard nameCount > 0, nameCount <= Int(UInt16.max),
+            Scan.end(of: ByteClass.token, line, line + nameCount) == line + nameCount
+          else { break }
+        }
+      }
+      let colon = line + nameCount
+      let value = colon + 2
+      guard Scan.byte(colon + 1) == ASCII.space, Scan.byte(value) > ASCII.space else { break }
+      let stop = Scan.valueEnd(value, end)
+      guard end - stop >= 2, stop.loadUnaligned(as: UInt16.self) == UInt16(littleEndian: 0x0a0d),
+        Scan.byte(stop - 1) > ASCII.space
+      else { break }
+      table[count] = HTTP1Field(
+        nameOffset: UInt32(truncatingIfNeeded: line - start), valueOffset: UInt32(truncatingIfNeeded: value - start),
+        valueCount: UInt32(truncatingIfNeeded: stop - value), nameCount: UInt16(truncatingIfNeeded: nameCount),
+        id: id)
+      count &+= 1
+      let bit = Self.bit(id)
+      repeated |= present & bit
+      present |= bit
+      line = stop + 2
+    }
+    fieldCount = count
+    self.present = present
+    self.repeated = repeated
+    return line
+  }
+
+  /// Takes one line of any kind, from where `resumed` says; nil when its end is yet to come.
+  @inline(never) private func anyLine(
+    _ start: UnsafeRawPointer, _ line: UnsafeRawPointer, _ end: UnsafeRawPointer, _ resumed: Progress, _ countMax: Int
+  ) throws(WireError) -> UnsafeRawPointer? {
+    var colon = start + resumed.colon
+    if resumed.colon == 0 {
+      colon = Scan.colon(max(line, start + resumed.scanned), end)
+      let stop = Scan.end(of: ByteClass.token, max(line, start + resumed.scanned), colon)
+      guard stop == colon, colon > line else { throw nameError(start, line, stop) }
+      guard colon < end else {
+        progress = Progress(line: line - start, scanned: end - start, inFields: true)
+        return nil
+      }
+      guard colon - line <= Int(UInt16.max) else {
+        throw WireError("field name too long", offset: line - start, status: 431)
+      }
+    }
+
+    var value = colon + 1
+    while value < end, Scan.byte(value) == ASCII.space || Scan.byte(value) == ASCII.tab { value += 1 }
+    let stop = Scan.valueEnd(max(value, start + resumed.scanned), end)
+    guard stop + 1 < end else {
+      if stop < end, Scan.byte(stop) != ASCII.cr { throw lineEndError(start, stop, end) }
+      progress = Progress(line: line - start, scanned: stop - start, colon: colon - start, inFields: true)
+      return nil
+    }
+    guard stop.loadUnaligned(as: UInt16.self) == UInt16(littleEndian: 0x0a0d) else {
+      throw lineEndError(start, stop, end)
+    }
+    var valueEnd = stop
+    while valueEnd > value, Scan.byte(valueEnd - 1) == ASCII.space || Scan.byte(valueEnd - 1) == ASCII.tab {
+      valueEnd -= 1
+    }
+
+    guard fieldCount < countMax else {
+      throw WireError("too many header fields", offset: line - start, status: 431)
+    }
+    let id = names.identify(line, colon - line)
+    table(growingTo: countMax)[fieldCount] = HTTP1Field(
+      nameOffset: UInt32(truncatingIfNeeded: line - start), valueOffset: UInt32(truncatingIfNeeded: value - start),
+      valueCount: UInt32(truncatingIfNeeded: valueEnd - value), nameCount: UInt16(truncatingIfNeeded: colon - line),
+      id: id)
+    fieldCount += 1
+    let bit = Self.bit(id)
+    repeated |= present & bit
+    present |= bit
+    return stop + 2
+  }
+
+  /// The table, with room for one more.
+  private func table(growingTo countMax: Int) -> UnsafeMutablePointer<HTTP1Field> {
+    if let table, fieldCount < tableCapacity { return table }
     let capacity = min(max(tableCapacity * 2, Self.tableCapacityMin), max(countMax, 1))
     let larger = UnsafeMutablePointer<HTTP1Field>.allocate(capacity: capacity)
+    larger.initialize(repeating: HTTP1Field(), count: capacity)
     if let table {
       larger.update(from: table, count: tableCapacity)
       table.deallocate()
     }
     table = larger
     tableCapacity = capacity
+    return larger
   }
 
   // MARK: What went wrong
@@ -342,6 +376,7 @@ extension HTTP1Head {
     return WireError(rule, offset: at - start)
   }
 
+  /// `at` is the first byte of the line that is none of a name.
   @inline(never) private func nameError(
     _ start: UnsafeRawPointer, _ line: UnsafeRawPointer, _ at: UnsafeRawPointer
   ) -> WireError {

@@ -103,8 +103,10 @@ extension HTTP1Head {
   }
 
   private func checkHost() throws(WireError) {
-    guard let host = first(.host) else { return }
-    for byte in host where !ByteClass.contains(byte, ByteClass.host) { throw error("malformed Host header", at: .host) }
+    // An empty one is allowed: the target has no authority.
+    guard let host = first(.host), let start = host.baseAddress else { return }
+    let end = start + host.count
+    guard Scan.end(of: ByteClass.host, start, end) == end else { throw error("malformed Host header", at: .host) }
   }
 
   /// The request target must have the form that its method asks for. RFC 9112 §3.2.

@@ -17,11 +17,11 @@ package enum HTTP1Framing: Equatable, Sendable {
 
 /// One field line, as offsets into the head's bytes.
 package struct HTTP1Field: Sendable {
-  package var nameOffset: UInt32
-  package var valueOffset: UInt32
-  package var valueCount: UInt32
-  package var nameCount: UInt16
-  package var id: HeaderID
+  package var nameOffset: UInt32 = 0
+  package var valueOffset: UInt32 = 0
+  package var valueCount: UInt32 = 0
+  package var nameCount: UInt16 = 0
+  package var id = HeaderID.other
 }
 
 /// The head of one message, or a trailer section (then only bytes and fields are set).
@@ -53,9 +53,9 @@ package final class HTTP1Head {
   var table: UnsafeMutablePointer<HTTP1Field>?
   var tableCapacity = 0
   package internal(set) var fieldCount = 0
-  /// One bit per `HeaderID`: seen, and seen more than once.
-  var present: (low: UInt64, high: UInt64) = (0, 0)
-  var repeated: (low: UInt64, high: UInt64) = (0, 0)
+  /// One bit per `HeaderID`: seen, and seen more than once. The last bit is shared by those that have none of their own.
+  var present: UInt64 = 0
+  var repeated: UInt64 = 0
   let names = HeaderNameTable.shared
 
   /// Where to go on when more bytes come; see the grammar.
@@ -89,17 +89,31 @@ package final class HTTP1Head {
   /// The request target as sent, in one of the four forms of RFC 9112 §3.2; empty in a response.
   @inline(__always) package var target: UnsafeRawBufferPointer { slice(targetOffset, targetCount) }
 
-  @inline(__always) package func has(_ id: HeaderID) -> Bool { Self.contains(present, id) }
+  @inline(__always) package func has(_ id: HeaderID) -> Bool {
+    present & Self.bit(id) != 0 && (id.rawValue < Self.sharedBit || index(of: id, from: 0) != nil)
+  }
 
   /// Whether there is more than one field line of that name.
-  @inline(__always) package func isRepeated(_ id: HeaderID) -> Bool { Self.contains(repeated, id) }
+  @inline(__always) package func isRepeated(_ id: HeaderID) -> Bool {
+    repeated & Self.bit(id) != 0 && (id.rawValue < Self.sharedBit || isRepeatedRareField(id))
+  }
+
+  private func isRepeatedRareField(_ id: HeaderID) -> Bool {
+    guard let first = index(of: id, from: 0) else { return false }
+    return index(of: id, from: first + 1) != nil
+  }
 
   /// The value of the first field with that name. An absent one costs one test.
   @inline(__always) package func first(_ id: HeaderID) -> UnsafeRawBufferPointer? {
-    guard has(id), let table else { return nil }
-    var index = 0
+    guard present & Self.bit(id) != 0, let index = index(of: id, from: 0) else { return nil }
+    return value(fields[index])
+  }
+
+  @inline(__always) private func index(of id: HeaderID, from start: Int) -> Int? {
+    guard let table else { return nil }
+    var index = start
     while index < fieldCount {
-      if table[index].id == id { return value(table[index]) }
+      if table[index].id == id { return index }
       index &+= 1
     }
     return nil
@@ -130,8 +144,8 @@ package final class HTTP1Head {
     return UnsafeRawBufferPointer(start: base + offset, count: count)
   }
 
-  @inline(__always) private static func contains(_ set: (low: UInt64, high: UInt64), _ id: HeaderID) -> Bool {
-    let bit = UInt64(1) &<< UInt64(id.rawValue & 63)
-    return (id.rawValue < 64 ? set.low : set.high) & bit != 0
-  }
+  /// The bit for all headers that come late in `HeaderID`; they are few and rarely asked for.
+  private static let sharedBit: UInt8 = 63
+
+  @inline(__always) static func bit(_ id: HeaderID) -> UInt64 { 1 &<< UInt64(min(id.rawValue, sharedBit)) }
 }

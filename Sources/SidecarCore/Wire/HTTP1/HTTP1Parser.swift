@@ -482,7 +482,9 @@ extension HTTP1Head {
     targetCount = other.targetCount
     if other.fieldCount > tableCapacity {
       table?.deallocate()
-      table = .allocate(capacity: other.fieldCount)
+      let larger = UnsafeMutablePointer<HTTP1Field>.allocate(capacity: other.fieldCount)
+      larger.initialize(repeating: HTTP1Field(), count: other.fieldCount)
+      table = larger
       tableCapacity = other.fieldCount
     }
     if let table, let source = other.table { table.update(from: source, count: other.fieldCount) }

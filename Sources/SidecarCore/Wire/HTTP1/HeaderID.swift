@@ -122,10 +122,11 @@ package enum HeaderID: UInt8, CaseIterable, Sendable {
 struct HeaderNameTable: @unchecked Sendable {
   static let shared = HeaderNameTable()
 
-  /// One row per header: the name in lower case, zeros, and in the last byte its length.
-  private static let rowBytes = 32
+  /// One row per header: the name in lower case, then zeros. The row of `other` spells nothing.
+  static let rowBytes = 32
   private static let slotBits: UInt64 = 10
   private let rows: UnsafeMutableRawPointer
+  private let counts: UnsafeMutablePointer<UInt8>
   private let slots: UnsafeMutablePointer<UInt8>
   private let multiplier: UInt64
 
@@ -134,16 +135,18 @@ struct HeaderNameTable: @unchecked Sendable {
     let rowBytes = Self.rowBytes
     let rows = UnsafeMutableRawPointer.allocate(byteCount: headers.count * rowBytes, alignment: 8)
     rows.initializeMemory(as: UInt8.self, repeating: 0, count: headers.count * rowBytes)
+    rows.storeBytes(of: 1, as: UInt8.self)
+    let counts = UnsafeMutablePointer<UInt8>.allocate(capacity: headers.count)
     for header in headers {
       let name = header.name
-      precondition(name.utf8CodeUnitCount < rowBytes, "header name too long for its row")
+      precondition(name.utf8CodeUnitCount <= rowBytes, "header name too long for its row")
       let row = rows + Int(header.rawValue) * rowBytes
       for index in 0..<name.utf8CodeUnitCount {
         let byte = name.utf8Start[index]
         let isUpper = byte >= UInt8(ascii: "A") && byte <= UInt8(ascii: "Z")
         row.storeBytes(of: isUpper ? byte | 0x20 : byte, toByteOffset: index, as: UInt8.self)
       }
-      row.storeBytes(of: UInt8(name.utf8CodeUnitCount), toByteOffset: rowBytes - 1, as: UInt8.self)
+      counts[Int(header.rawValue)] = UInt8(name.utf8CodeUnitCount)
     }
     // Try multipliers until every name has a slot of its own. With 1024 slots about one in thirty does; the sequence
     // is fixed, so every process finds the same one.
@@ -165,6 +168,7 @@ struct HeaderNameTable: @unchecked Sendable {
       break
     }
     self.rows = rows
+    self.counts = counts
     self.slots = slots
     multiplier = candidate
   }
@@ -187,10 +191,10 @@ struct HeaderNameTable: @unchecked Sendable {
   }
 
   @inline(__always) func identify(_ name: UnsafeRawPointer, _ count: Int) -> HeaderID {
-    guard count >= 2, count < Self.rowBytes else { return .other }
+    guard count >= 2, count <= Self.rowBytes else { return .other }
     let id = slots[Self.slot(of: name, count, multiplier)]
     let row = UnsafeRawPointer(rows) + Int(id) &* Self.rowBytes
-    guard Int(row.load(fromByteOffset: Self.rowBytes - 1, as: UInt8.self)) == count else { return .other }
+    guard Int(counts[Int(id)]) == count else { return .other }
     if count >= 8 {
       // Whole words, then the last eight bytes again: overlapping costs nothing and needs no tail.
       var offset = 0
@@ -207,6 +211,27 @@ struct HeaderNameTable: @unchecked Sendable {
       if !Self.matches(name, row, count &- 2, as: UInt16.self) { return .other }
     }
     return unsafeBitCast(id, to: HeaderID.self)
+  }
+
+  /// Bytes of a known name, 0 for `other`.
+  @inline(__always) func count(_ id: HeaderID) -> Int { Int(counts[Int(id.rawValue)]) }
+
+  /// Whether the name of `id`, in any letter case, is what the `rowBytes` readable bytes at `text` begin with.
+  @inline(__always) func begins(_ text: UnsafeRawPointer, _ id: HeaderID, _ count: Int) -> Bool {
+    let row = UnsafeRawPointer(rows) + Int(id.rawValue) &* Self.rowBytes
+    guard Self.blockBegins(text, row) else { return false }
+    return count <= 16 || Self.blockBegins(text + 16, row + 16)
+  }
+
+  @inline(__always) private static func blockBegins(_ text: UnsafeRawPointer, _ row: UnsafeRawPointer) -> Bool {
+    let known = row.loadUnaligned(as: SIMD2<UInt64>.self)
+    let letters = (known & SIMD2(repeating: 0x4040_4040_4040_4040)) &>> SIMD2(repeating: 1)
+    let difference = (text.loadUnaligned(as: SIMD2<UInt64>.self) | letters) ^ known
+    // Zeros fill the row after the name; there any text will do.
+    let blank = unsafeBitCast(
+      unsafeBitCast(known, to: SIMD16<UInt8>.self) .== SIMD16<UInt8>(repeating: 0), to: SIMD2<UInt64>.self)
+    let left = difference & ~blank
+    return left.x | left.y == 0
   }
 
   /// Folds case only where the known name has a letter (the bytes with 0x40 set), so that 0x0D is no `-`.
