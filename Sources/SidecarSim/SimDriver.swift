@@ -78,7 +78,10 @@ package final class SimDriver: HostDriver {
   private func scheduleLater() {
     if isLaterScheduled { return }
     isLaterScheduled = true
-    world.schedule(after: 1_000, on: self) { [unowned self] in isLaterScheduled = false }
+    world.schedule(after: 1_000, on: self) { [unowned self] in
+      isLaterScheduled = false
+      runLater()
+    }
   }
 
   private func wake(by due: Instant) {

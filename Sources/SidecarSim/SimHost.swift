@@ -153,7 +153,8 @@ package final class SimHost {
     return 0
   }
 
-  func leaks() -> [String] { loops.flatMap { $0.leaks() } }
+  /// What is still open, armed or queued on its loops.
+  package func leaks() -> [String] { loops.flatMap { $0.leaks() } }
 
   func tearDown() {
     for loop in loops { loop.die(resetting: false) }

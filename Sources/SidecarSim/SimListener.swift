@@ -25,9 +25,10 @@ final class SimListener: Listener {
 
   var hasRoom: Bool { backlog.count < driver.world.network.backlog }
 
-  func admit(_ stream: SimStream) {
+  /// Takes a connection into the backlog; the program gets it when the client's last word of the handshake is here.
+  func admit(_ stream: SimStream, roundTrip: Int64) {
     backlog.append(stream)
-    driver.world.schedule(after: driver.world.draw(0...20_000), on: driver) { [self] in
+    driver.world.schedule(after: roundTrip + driver.world.draw(0...20_000), on: driver) { [self] in
       guard let index = backlog.firstIndex(where: { $0 === stream }) else { return }
       backlog.remove(at: index)
       stream.announce(to: onAccept)
@@ -166,7 +167,7 @@ struct SimDial {
     let clientAddress = sourceAddress()
     let accepted = SimStream(accepting: path, on: listener.driver, local: target, peer: clientAddress)
     accepted.attach(outgoing: down, incoming: up)
-    listener.admit(accepted)
+    listener.admit(accepted, roundTrip: path.latency * 2)
     answer(path, up, down, clientAddress)
   }
 

@@ -213,6 +213,8 @@ package final class SimStream: ByteStream {
   // MARK: The system's side: receiving
 
   func arrived(_ segment: SimPipe.Segment) {
+    // What was on the way when the connection was cut never arrives, or there would be a hole in front of it.
+    if pendingReset != nil { return }
     switch segment {
     case .bytes(let bytes):
       if phase == .lingering {
@@ -234,6 +236,7 @@ package final class SimStream: ByteStream {
     case .opening: finish(.refused)
     case .lingering: finish(.reset(reason))
     case .finishing, .closed: break
+    case .open where pendingReset != nil: break
     case .open:
       world.note(driver, "reset arrived", number, received.count)
       if world.strikes(.resetLosesUnread) { received.removeAll() }

@@ -35,7 +35,7 @@ package final class SimWorld {
   package private(set) var eventCount = 0
 
   /// Events after which a run is taken for an endless loop. Counted since the start.
-  package var eventsMax = 20_000_000
+  package var eventsMax = 5_000_000
 
   private var queue = EventQueue()
   let inbox = SimInbox()
