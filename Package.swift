@@ -9,6 +9,10 @@ let settings: [SwiftSetting] = [
   .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release)),
 ]
 
+// The simulator is optimised in debug builds too: thousands of seeds run in every test, and what they test is the core,
+// which keeps its debug checks.
+let simSettings = settings + [.unsafeFlags(["-O"], .when(configuration: .debug))]
+
 let package = Package(
   name: "micro-sidecar",
   products: [
@@ -25,7 +29,7 @@ let package = Package(
       name: "SidecarBuiltins", dependencies: ["SidecarCore", "CZlib", "CYaml"], swiftSettings: settings),
     .target(name: "SidecarUV", dependencies: ["SidecarCore", "CUV"], swiftSettings: settings),
     .target(name: "SidecarConformance", dependencies: ["SidecarCore"], swiftSettings: settings),
-    .target(name: "SidecarSim", dependencies: ["SidecarCore"], swiftSettings: settings),
+    .target(name: "SidecarSim", dependencies: ["SidecarCore"], swiftSettings: simSettings),
     .executableTarget(
       name: "micro-sidecar", dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarUV"],
       swiftSettings: settings),
@@ -34,7 +38,8 @@ let package = Package(
     .testTarget(
       name: "SidecarBuiltinsTests",
       dependencies: ["SidecarBuiltins", "SidecarConformance", "SidecarSim", "SidecarUV"], swiftSettings: settings),
-    .testTarget(name: "SidecarUVTests", dependencies: ["SidecarUV"], swiftSettings: settings),
+    .testTarget(
+      name: "SidecarUVTests", dependencies: ["SidecarUV", "SidecarSim"], swiftSettings: settings),
     .testTarget(name: "SidecarSimTests", dependencies: ["SidecarSim"], swiftSettings: settings),
   ]
 )

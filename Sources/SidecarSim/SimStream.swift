@@ -267,7 +267,11 @@ package final class SimStream: ByteStream {
     guard phase == .open, !isPaused, let handler else { return }
     if !received.isEmpty {
       var size = min(received.count, SimWorld.readMax)
-      if world.strikes(.splitRead) { size = min(size, 1 + world.random.below(world.random.below(8) == 0 ? 512 : 8)) }
+      if world.strikes(.splitRead) {
+        // Mostly tiny against short input, but a long backlog must not take a thousand reads each time.
+        let bounds = [8, 512, size, size]
+        size = min(size, 1 + world.random.below(bounds[world.random.below(4)]))
+      }
       let offset = world.random.below(16)
       let area = UnsafeMutableRawBufferPointer(rebasing: world.scratch[offset..<offset + size])
       received.take(into: area)
