@@ -17,7 +17,12 @@ public struct MicroError: Hashable, Sendable {
     self.id = id
     self.code = code
     self.detail = detail
-    self.status = status ?? HTTPStatus.reason(code).description
+    self.status = status ?? MicroError.reason(code)
+  }
+
+  /// Go's `http.StatusText`; 499, for a caller that left, has nginx's words.
+  private static func reason(_ code: Int) -> String {
+    HTTP1Status.reason(code)?.description ?? (code == 499 ? "Client Closed Request" : "")
   }
 
   /// Reads an error's text as go-micro's `errors.Parse` does: a JSON object with these keys in any case of letters,

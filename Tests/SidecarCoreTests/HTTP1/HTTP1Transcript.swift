@@ -63,6 +63,7 @@ struct HTTP1Transcript {
         if case .end = try parser.finish() {
           flushBody()
           lines.append("end")
+          parser.releaseMemory()
         }
       }
       flushBody()

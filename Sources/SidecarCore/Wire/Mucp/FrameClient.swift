@@ -1,0 +1,220 @@
+// The client side of the framework's dialects over the HTTP transport: a request that servers of every generation
+// understand, and the reading of whatever they answer (client/rpc_client.go, client/rpc_codec.go @ v0.14.0 … v6.10.0).
+//
+// One connection carries one call at a time. After any `.failed` it must be closed: servers of 0.20 to 1.10 repeat an
+// error's header on every later reply of its connection, and go-micro's own clients close too.
+
+/// A call as it goes to one node.
+package struct FrameCall: Sendable {
+  /// Unique in this process; sent as `Micro-Id` and as the envelope's number. Never used to match replies.
+  package var id: UInt64
+  package var node: NodeDialect
+  /// Overrides the codec that `FrameClient.codec` would choose.
+  package var codec: FrameCodec?
+  package var format: PayloadFormat
+  /// What is left of the call's time; sent as at least 1.
+  package var timeoutNanoseconds: Int64
+
+  package init(
+    id: UInt64, node: NodeDialect, format: PayloadFormat, codec: FrameCodec? = nil, timeoutNanoseconds: Int64
+  ) {
+    self.id = id
+    self.node = node
+    self.format = format
+    self.codec = codec
+    self.timeoutNanoseconds = timeoutNanoseconds
+  }
+}
+
+/// What a node answered. No header of the reply is part of it: servers copy the first request's headers of a connection
+/// into every reply, so that whatever a header says may be another caller's (trap 9).
+package enum FrameReply: Equatable, Sendable {
+  /// A range of the body, and what it is.
+  case payload(Range<Int>, PayloadFormat)
+  /// A stream's server has said its last; no reply to a unary call is one.
+  case endOfStream
+  case failed(SidecarError)
+}
+
+package enum FrameClient {
+  // MARK: Requests
+
+  /// The codec a payload travels in. Protobuf always goes in the proto-rpc envelope: every generation reads it, and
+  /// errors arrive from all of them (trap 14). JSON goes bare to servers that route by headers, else as JSON-RPC.
+  package static func codec(for format: PayloadFormat, to node: NodeDialect) -> FrameCodec {
+    switch format {
+    case .json: node.generation == .micro ? .json : .jsonRPC
+    case .protobuf: .protoRPC
+    // v0.14 has no bytes: there octet-stream is one more name for proto-rpc.
+    case .bytes: node.generation == .micro ? .bytes : .protoRPC
+    }
+  }
+
+  /// The name a codec goes by in both of a server's tables; bare JSON, protobuf and bytes have theirs in the new table
+  /// only, which the routing headers choose.
+  private static func contentType(_ codec: FrameCodec) -> StaticString {
+    switch codec {
+    case .json: "application/json"
+    case .jsonRPC: "application/json-rpc"
+    case .protobuf: "application/protobuf"
+    case .protoRPC: "application/proto-rpc"
+    case .bytes: "application/octet-stream"
+    case .grpcFramed: "application/grpc"
+    }
+  }
+
+  /// Writes a whole HTTP request. `metadata` appends header lines that `Metadata.isForwardable` let through. Errors:
+  /// `WireError` when a payload for JSON-RPC is not JSON; nothing is written then. Returns the codec to decode the
+  /// reply with.
+  package static func encodeRequest(
+    _ call: FrameCall, host: UnsafeRawBufferPointer, service: UnsafeRawBufferPointer,
+    endpoint: UnsafeRawBufferPointer,
+    from caller: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0),
+    payload: UnsafeRawBufferPointer, into buffer: ByteBuffer, metadata: (ByteBuffer) -> Void = { _ in }
+  ) throws(WireError) -> FrameCodec {
+    let codec = call.codec ?? Self.codec(for: call.format, to: call.node)
+    var payload = payload
+    if codec == .jsonRPC, !payload.isEmpty {
+      payload = UnsafeRawBufferPointer(rebasing: payload[try JSONScanner.validate(payload)])
+    }
+    buffer.reserve(payload.count + 768)
+    buffer.append("POST / HTTP/1.1\r\n")
+    HTTP1Writer.field("Host", host, to: buffer)
+    let type = contentType(codec)
+    HTTP1Writer.field("Accept", type, to: buffer)
+    HTTP1Writer.field("Content-Type", type, to: buffer)
+    buffer.append("Timeout: ")
+    buffer.append(decimal: UInt64(max(call.timeoutNanoseconds, 1)))
+    buffer.append("\r\n")
+    routingFields(call, service, endpoint, caller, buffer)
+    metadata(buffer)
+    buffer.append("Content-Length: ")
+    // The body's length is known only once it is written for JSON-RPC, whose method may need escapes: it is written
+    // behind a gap for the digits.
+    switch codec {
+    case .json:
+      // Some servers decode an empty body as an error rather than as a zero message.
+      let endsLine = !payload.isEmpty && payload[payload.count - 1] == UInt8(ascii: "\n")
+      buffer.append(decimal: payload.isEmpty ? 3 : payload.count + (endsLine ? 0 : 1))
+      buffer.append("\r\n\r\n")
+      if payload.isEmpty { buffer.append("{}") } else { buffer.append(payload) }
+      if !endsLine { buffer.append(UInt8(ascii: "\n")) }
+    case .protobuf, .bytes, .grpcFramed:
+      buffer.append(decimal: payload.count)
+      buffer.append("\r\n\r\n")
+      buffer.append(payload)
+    case .protoRPC:
+      buffer.append(
+        decimal: ProtoRPCEnvelope.size(methodBytes: endpoint.count, errorBytes: 0, payloadBytes: payload.count))
+      buffer.append("\r\n\r\n")
+      ProtoRPCEnvelope.write(
+        method: endpoint, seq: call.id, error: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload,
+        into: buffer)
+    case .jsonRPC:
+      let body = ByteBuffer(capacity: payload.count + endpoint.count + 64)
+      JSONRPCRequest.write(method: endpoint, argument: payload, id: call.id, into: body)
+      buffer.append(decimal: body.count)
+      buffer.append("\r\n\r\n")
+      buffer.append(body.bytes)
+    }
+    return codec
+  }
+
+  /// Every generation's routing names (wire knowledge: v0.17 reads X-Micro-Service and -Method, v0.20 -Endpoint and -Id,
+  /// v0.23 the bare names, v1.18 and later only those).
+  private static func routingFields(
+    _ call: FrameCall, _ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer,
+    _ caller: UnsafeRawBufferPointer, _ buffer: ByteBuffer
+  ) {
+    HTTP1Writer.field("Micro-Service", service, to: buffer)
+    HTTP1Writer.field("Micro-Method", endpoint, to: buffer)
+    HTTP1Writer.field("Micro-Endpoint", endpoint, to: buffer)
+    HTTP1Writer.field("X-Micro-Service", service, to: buffer)
+    HTTP1Writer.field("X-Micro-Method", endpoint, to: buffer)
+    HTTP1Writer.field("X-Micro-Endpoint", endpoint, to: buffer)
+    buffer.append("Micro-Id: ")
+    buffer.append(decimal: call.id)
+    buffer.append("\r\nX-Micro-Id: ")
+    buffer.append(decimal: call.id)
+    if call.node.generation == .micro {
+      // v4.10 and later lose about one in 15,000 sequential calls of a connection without it (trap 37).
+      buffer.append("\r\nMicro-Stream: ")
+      buffer.append(decimal: call.id)
+    }
+    buffer.append("\r\n")
+    if !caller.isEmpty {
+      HTTP1Writer.field("Micro-From-Service", caller, to: buffer)
+      HTTP1Writer.field("X-Micro-From-Service", caller, to: buffer)
+    }
+  }
+
+  // MARK: Replies
+
+  /// Bytes of a body that is quoted in an error.
+  private static let quotedBytesMax = 1024
+
+  /// Reads a whole reply to a request that was sent with `codec`. The reply's own content type is not believed, since
+  /// it may be an echo; only `text/plain`, which no codec has, means a refusal.
+  package static func decodeReply(head: HTTP1Head, body: UnsafeRawBufferPointer, codec: FrameCodec) -> FrameReply {
+    if head.status != 200 { return .failed(badStatus(head.status, body)) }
+    if let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "text/plain") {
+      return .failed(refusal(body))
+    }
+    // An envelope's own error counts more than the headers: those may be an older reply's.
+    do throws(WireError) {
+      switch codec {
+      case .protoRPC where !body.isEmpty:
+        let envelope = try ProtoRPCEnvelope(parsing: body)
+        if !envelope.error.isEmpty { return failure(UnsafeRawBufferPointer(rebasing: body[envelope.error])) }
+        return headerError(head) ?? .payload(envelope.payload, .protobuf)
+      case .jsonRPC where !body.isEmpty:
+        let envelope = try JSONRPCReply(parsing: body)
+        if !envelope.error.isEmpty {
+          let text = ByteBuffer(capacity: envelope.error.count)
+          envelope.writeErrorText(of: body, into: text)
+          return failure(text.bytes)
+        }
+        return headerError(head) ?? .payload(envelope.result, .json)
+      case .protoRPC, .jsonRPC:
+        return headerError(head)
+          ?? .failed(SidecarError(.badUpstreamReply, "the reply has no envelope: its body is empty"))
+      case .json: return headerError(head) ?? .payload(withoutLineEnd(body), .json)
+      case .protobuf, .bytes, .grpcFramed: return headerError(head) ?? .payload(0..<body.count, codec.format)
+      }
+    } catch {
+      return headerError(head) ?? .failed(SidecarError(error, kind: .badUpstreamReply))
+    }
+  }
+
+  private static func headerError(_ head: HTTP1Head) -> FrameReply? {
+    for name in [HeaderID.microError, .xMicroError] {
+      if let text = head.first(name), !text.isEmpty { return failure(text) }
+    }
+    return nil
+  }
+
+  private static func failure(_ text: UnsafeRawBufferPointer) -> FrameReply {
+    ASCIIText.equals(text, "EOS") ? .endOfStream : .failed(SidecarError(upstreamText: text))
+  }
+
+  private static func withoutLineEnd(_ body: UnsafeRawBufferPointer) -> Range<Int> {
+    var end = body.count
+    while end > 0, body[end - 1] == UInt8(ascii: "\n") || body[end - 1] == UInt8(ascii: "\r") { end -= 1 }
+    return 0..<end
+  }
+
+  private static func quote(_ body: UnsafeRawBufferPointer) -> String {
+    String(decoding: UnsafeRawBufferPointer(rebasing: body.prefix(quotedBytesMax)), as: UTF8.self)
+  }
+
+  /// Go's client prints the status line and the body.
+  private static func badStatus(_ status: Int, _ body: UnsafeRawBufferPointer) -> SidecarError {
+    let reason = HTTP1Status.reason(status).map { " \($0)" } ?? ""
+    return SidecarError(.badUpstreamReply, "\(status)\(reason): \(quote(body))", id: "go.micro.client.transport")
+  }
+
+  /// `Unsupported Content-Type: …`: the node has no such codec, so nothing ran there.
+  private static func refusal(_ body: UnsafeRawBufferPointer) -> SidecarError {
+    SidecarError(.unsupportedNodeDialect, quote(body), id: "go.micro.client.codec", origin: .upstream)
+  }
+}

@@ -1,0 +1,47 @@
+// Which dialect a node understands, told from what it wrote into the registry. Clients of the framework itself never
+// look (trap 36): they dial HTTP nodes with h2 and gRPC nodes with HTTP/1. We do.
+
+/// How to speak to one node.
+package struct NodeDialect: Equatable, Hashable, Sendable {
+  package enum Generation: UInt8, Sendable {
+    /// No `protocol` in its metadata: v0.14 to v0.21. Legacy envelopes, which servers up to v6 understand too.
+    case legacy
+    /// v0.22 and later.
+    case micro
+  }
+
+  package var generation: Generation
+  /// Speaks gRPC; not to be called over the HTTP transport.
+  package var isGRPC: Bool
+  /// Another transport that is not ours to dial as HTTP, such as `nats`; nil for HTTP.
+  package var otherTransport: String?
+
+  package init(generation: Generation, isGRPC: Bool = false, otherTransport: String? = nil) {
+    self.generation = generation
+    self.isGRPC = isGRPC
+    self.otherTransport = otherTransport
+  }
+
+  /// From a registry node's metadata. A `protocol` other than `grpc` counts as one that knows the new codecs, as it does
+  /// for the framework's own clients (client/rpc_codec.go `setupProtocol` @ v1.0.0).
+  package init(metadata: [String: String]) {
+    let transport = metadata["transport"] ?? "http"
+    let server = metadata["server"] ?? ""
+    let name = metadata["protocol"] ?? ""
+    // `transport=grpc` with one of the RPC servers is the framework's messages inside a gRPC stream, not gRPC calls.
+    let wrapsFrames = server == "rpc" || server == "mucp"
+    isGRPC = name == "grpc" || server == "grpc" || (transport == "grpc" && !wrapsFrames)
+    generation = name.isEmpty ? .legacy : .micro
+    otherTransport = isGRPC || transport == "http" || transport.isEmpty ? nil : transport
+  }
+
+  /// An address given by hand: the framework takes it for a node with `protocol=mucp`.
+  package static let explicitAddress = NodeDialect(generation: .micro)
+
+  /// Whether HTTP/1 frames reach it at all.
+  package var speaksHTTPFrames: Bool { !isGRPC && otherTransport == nil }
+
+  /// Whether a connection may serve another call. v0.14.0 delivers every later request of a connection with the first
+  /// one's headers: metadata and timeouts would stick, and leak (trap 1).
+  package var reusable: Bool { generation == .micro }
+}

@@ -1,0 +1,176 @@
+// The proto-rpc envelope (codec/protorpc/{netstring,protorpc}.go, envelope.proto @ v0.14.0 … v6.10.0):
+//
+//   len32 | header | len32 | payload      lengths big-endian
+//   header: 1 string method, 2 fixed64 seq, 3 string error
+//
+// Writers up to 1.x (proto2) emit every field, those from 2.0 on (proto3) none that is zero, so that a header may have
+// no bytes at all. We read both and write every field.
+
+/// A proto-rpc message as ranges of its body.
+package struct ProtoRPCEnvelope: Equatable, Sendable {
+  /// `Handler.Method`, as sent: neither checked for UTF-8 nor for its shape.
+  package var method: Range<Int>
+  package var seq: UInt64
+  package var error: Range<Int>
+  package var payload: Range<Int>
+
+  /// Cuts a body. Errors: `WireError` for lengths that lie, for a broken header message and for bytes behind the
+  /// payload. Unknown fields are skipped; of a field that comes twice the last one counts, as protobuf demands.
+  package init(parsing body: UnsafeRawBufferPointer) throws(WireError) {
+    let headerRange = try Self.block(body, at: 0)
+    payload = try Self.block(body, at: headerRange.upperBound)
+    guard payload.upperBound == body.count else {
+      throw WireError("proto-rpc: bytes follow the payload", offset: payload.upperBound)
+    }
+    method = 0..<0
+    error = 0..<0
+    seq = 0
+    var reader = ProtobufReader(body, headerRange)
+    while let field = try reader.next() {
+      switch (field.number, field.value) {
+      case (1, .bytes(let range)): method = range
+      case (2, .fixed64(let value)), (2, .varint(let value)): seq = value
+      case (3, .bytes(let range)): error = range
+      case (1, .varint), (1, .fixed64), (1, .fixed32), (3, .varint), (3, .fixed64), (3, .fixed32), (2, .bytes),
+        (2, .fixed32):
+        throw WireError("proto-rpc: a field of the header has the wrong type", offset: reader.offset)
+      case (_, .varint), (_, .fixed64), (_, .fixed32), (_, .bytes): break
+      }
+    }
+  }
+
+  private static func block(_ body: UnsafeRawBufferPointer, at offset: Int) throws(WireError) -> Range<Int> {
+    guard body.count - offset >= 4 else { throw WireError("proto-rpc: a length is missing", offset: offset) }
+    let length = Int(UInt32(bigEndian: body.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
+    guard length <= body.count - offset - 4 else {
+      throw WireError("proto-rpc: a length exceeds the message", offset: offset)
+    }
+    return (offset + 4)..<(offset + 4 + length)
+  }
+
+  // MARK: Writing
+
+  /// Bytes of a message with parts of these sizes.
+  package static func size(methodBytes: Int, errorBytes: Int, payloadBytes: Int) -> Int {
+    4 + headerSize(methodBytes, errorBytes) + 4 + payloadBytes
+  }
+
+  private static func headerSize(_ methodBytes: Int, _ errorBytes: Int) -> Int {
+    1 + ProtobufWriter.varintSize(UInt64(methodBytes)) + methodBytes + 9 + 1
+      + ProtobufWriter.varintSize(UInt64(errorBytes)) + errorBytes
+  }
+
+  /// Writes a message; exactly `size` bytes. The payload has less than 4 GiB.
+  package static func write(
+    method: UnsafeRawBufferPointer, seq: UInt64, error: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
+    into buffer: ByteBuffer
+  ) {
+    precondition(payload.count <= Int(UInt32.max), "a payload must fit its length field")
+    buffer.reserve(size(methodBytes: method.count, errorBytes: error.count, payloadBytes: payload.count))
+    buffer.append(bigEndian: UInt32(headerSize(method.count, error.count)))
+    buffer.append(0x0A as UInt8)
+    ProtobufWriter.varint(UInt64(method.count), into: buffer)
+    buffer.append(method)
+    buffer.append(0x11 as UInt8)
+    for shift in 0..<8 { buffer.append(UInt8(truncatingIfNeeded: seq &>> UInt64(shift * 8))) }
+    buffer.append(0x1A as UInt8)
+    ProtobufWriter.varint(UInt64(error.count), into: buffer)
+    buffer.append(error)
+    buffer.append(bigEndian: UInt32(payload.count))
+    buffer.append(payload)
+  }
+}
+
+/// Walks the fields of one protobuf message.
+struct ProtobufReader {
+  enum FieldValue: Equatable { case varint(UInt64), fixed64(UInt64), fixed32(UInt32), bytes(Range<Int>) }
+  struct Field: Equatable {
+    var number: UInt64
+    var value: FieldValue
+  }
+
+  let bytes: UnsafeRawBufferPointer
+  private(set) var offset: Int
+  private let end: Int
+
+  init(_ bytes: UnsafeRawBufferPointer, _ range: Range<Int>) {
+    self.bytes = bytes
+    offset = range.lowerBound
+    end = range.upperBound
+  }
+
+  /// The next field; nil at the end. Errors: `WireError` for whatever protobuf can't be, groups included: no message of
+  /// the framework has one.
+  mutating func next() throws(WireError) -> Field? {
+    guard offset < end else { return nil }
+    let start = offset
+    let key = try varint()
+    let number = key &>> 3
+    guard number > 0, number <= 536_870_911 else {
+      throw WireError("protobuf: there is no such field number", offset: start)
+    }
+    switch key & 7 {
+    case 0: return Field(number: number, value: .varint(try varint()))
+    case 1:
+      guard end - offset >= 8 else { throw WireError("protobuf: a field exceeds the message", offset: start) }
+      let value = UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+      offset += 8
+      return Field(number: number, value: .fixed64(value))
+    case 2:
+      let length = try varint()
+      guard length <= UInt64(end - offset) else {
+        throw WireError("protobuf: a field exceeds the message", offset: start)
+      }
+      let range = offset..<(offset + Int(length))
+      offset = range.upperBound
+      return Field(number: number, value: .bytes(range))
+    case 5:
+      guard end - offset >= 4 else { throw WireError("protobuf: a field exceeds the message", offset: start) }
+      let value = UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+      offset += 4
+      return Field(number: number, value: .fixed32(value))
+    default: throw WireError("protobuf: there is no such wire type", offset: start)
+    }
+  }
+
+  private mutating func varint() throws(WireError) -> UInt64 {
+    var value: UInt64 = 0
+    var shift: UInt64 = 0
+    while offset < end {
+      let byte = bytes[offset]
+      offset += 1
+      if shift == 63, byte > 1 { throw WireError("protobuf: a number exceeds 64 bits", offset: offset - 1) }
+      value |= UInt64(byte & 0x7F) &<< shift
+      if byte < 0x80 { return value }
+      shift += 7
+    }
+    throw WireError("protobuf: the message ends in a number", offset: offset)
+  }
+}
+
+enum ProtobufWriter {
+  static func varintSize(_ value: UInt64) -> Int { max(1, (70 - value.leadingZeroBitCount) / 7) }
+
+  static func varint(_ value: UInt64, into buffer: ByteBuffer) {
+    var value = value
+    while value >= 0x80 {
+      buffer.append(UInt8(truncatingIfNeeded: value) | 0x80)
+      value &>>= 7
+    }
+    buffer.append(UInt8(value))
+  }
+
+  /// A numeric field, left out when zero as proto3 has it.
+  static func field(_ number: UInt64, varint value: UInt64, into buffer: ByteBuffer) {
+    guard value != 0 else { return }
+    varint(number &<< 3, into: buffer)
+    varint(value, into: buffer)
+  }
+
+  static func field(_ number: UInt64, _ bytes: UnsafeRawBufferPointer, into buffer: ByteBuffer) {
+    guard !bytes.isEmpty else { return }
+    varint(number &<< 3 | 2, into: buffer)
+    varint(UInt64(bytes.count), into: buffer)
+    buffer.append(bytes)
+  }
+}
