@@ -86,6 +86,9 @@ package final class UVDriver: HostDriver {
     return status == 0 ? seed : uv_hrtime() ^ UInt64(getpid()) &<< 32
   }
 
+  /// The version of libuv in use, such as `1.44.2`.
+  package static var libraryVersion: String { String(cString: uv_version_string()) }
+
   // MARK: Running
 
   /// Runs the loop on this thread until `stop()`. Once in a driver's life.

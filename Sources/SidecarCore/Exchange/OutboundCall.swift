@@ -1,0 +1,389 @@
+// One call to a service, over as many attempts as it takes.
+//
+//   start ──▶ resolving ──found──▶ attempting ──reply──▶ done
+//               │                    │  ▲
+//               │ not found          │  └─ refused: another node; reused connection died: a fresh one
+//               ▼                    ▼
+//              done                 done        deadline, caller gone: done, from any state
+//
+// The request is kept in one buffer, in a form no dialect owns: the caller's metadata as header lines, then the payload.
+// Each attempt writes it in the dialect of its node.
+
+/// Who started a call and hears its end. Called on the worker's loop, exactly once for each call, and never from inside
+/// `start`.
+protocol CallOwner: AnyObject {
+  /// `payload` is valid during the call only.
+  func callReplied(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer, format: PayloadFormat)
+  func callFailed(_ call: OutboundCall, _ error: SidecarError)
+}
+
+package final class OutboundCall: UpstreamUser {
+  private enum State {
+    /// Free, or being filled. To: resolving, attempting.
+    case idle
+    /// Waits for the registries. To: attempting, idle.
+    case resolving
+    /// A connection is dialled or a reply awaited. To: attempting, idle.
+    case attempting
+  }
+
+  // What to send; the owner fills these before `start`.
+  var service: ServiceTable?
+  /// Instead of a service's nodes: an address the caller named.
+  var fixedTarget: UpstreamTarget?
+  /// The service's name for a call to a fixed target.
+  var fixedService = FixedBytes.empty
+  var endpoint = FixedBytes.empty
+  var format = PayloadFormat.json
+  /// Header lines of metadata, then the payload.
+  var request: ByteBuffer?
+  var metadata = 0..<0
+  var payload = 0..<0
+  var deadline = Instant.distantFuture
+  /// The call may be repeated even if it may have run.
+  var isIdempotent = false
+
+  // What came of it, for the reply's headers and the counters.
+  private(set) var attempts = 0
+  private(set) var node: NodeState?
+  private(set) var startedAt = Instant(nanoseconds: 0)
+
+  private unowned(unsafe) let worker: Worker
+  private var owner: (any CallOwner)?
+  private var state = State.idle
+  private var connection: UpstreamConnection?
+  private var codec = FrameCodec.json
+  private var nodeIndex = 0
+  private var revision: UInt64 = 0
+  private var excluded: UInt64 = 0
+  private var attemptStarted = Instant(nanoseconds: 0)
+  private var lastFailure = ""
+  private var freshOnly = false
+  private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
+
+  init(worker: Worker) { self.worker = worker }
+
+  var isRunning: Bool { state != .idle }
+
+  // MARK: Life
+
+  func start(for owner: any CallOwner) {
+    self.owner = owner
+    startedAt = worker.driver.now
+    attempts = 0
+    excluded = 0
+    freshOnly = false
+    node = nil
+    lastFailure = ""
+    worker.callsInFlight += 1
+    guard worker.callsInFlight <= worker.settings.callsMax else {
+      end(later: SidecarError(.overloaded, "\(worker.settings.callsMax) calls are under way"))
+      return
+    }
+    worker.driver.timers.arm(timer, at: deadline)
+    if fixedTarget != nil {
+      state = .attempting
+      attempt()
+      return
+    }
+    guard let service else {
+      end(later: SidecarError(.internal, "call without a service"))
+      return
+    }
+    switch service.status {
+    case .present:
+      state = .attempting
+      attempt()
+    case .resolving:
+      wait(for: service)
+    case .absent(let since):
+      if worker.driver.now.nanoseconds(since: since) < worker.settings.negativeTTL {
+        end(later: .serviceNotFound(service.name))
+      } else {
+        worker.resolve(service)
+        wait(for: service)
+      }
+    }
+  }
+
+  private func wait(for service: ServiceTable) {
+    guard service.waiting.count < ServiceTable.waitersMax else {
+      end(later: SidecarError(.overloaded, "too many calls wait for the registries to find \(service.name)"))
+      return
+    }
+    state = .resolving
+    service.waiting.append(self)
+  }
+
+  /// The registries have answered.
+  func resolved(found: Bool) {
+    guard state == .resolving, let service else { return }
+    if found {
+      state = .attempting
+      attempt()
+    } else {
+      end(.serviceNotFound(service.name))
+    }
+  }
+
+  /// The caller is gone: nothing more is sent, nothing reported.
+  func cancel() {
+    guard state != .idle else { return }
+    mark(.cancelled)
+    owner = nil
+    finish()
+    worker.recycle(self)
+  }
+
+  /// Gives back a call that was filled and not started.
+  func discard() {
+    if let request {
+      worker.readers.buffers.give(request)
+      self.request = nil
+    }
+    worker.recycle(self)
+  }
+
+  /// Makes it ready for another call.
+  func clear() {
+    service = nil
+    fixedTarget = nil
+    node = nil
+    connection = nil
+    isIdempotent = false
+    fixedService = .empty
+    format = .json
+    metadata = 0..<0
+    payload = 0..<0
+    deadline = .distantFuture
+  }
+
+  private func deadlinePassed() {
+    guard state != .idle else { return }
+    mark(.timedOut)
+    let waited = worker.driver.now.nanoseconds(since: startedAt) / 1_000_000
+    switch state {
+    case .resolving: end(.deadlineExceeded("no registry answered within \(waited) ms"))
+    case .attempting, .idle:
+      let who = node.map { " by \($0.node.id) at \($0.node.address)" } ?? ""
+      end(.deadlineExceeded("no reply\(who) within \(waited) ms"))
+    }
+  }
+
+  private func end(_ error: SidecarError) {
+    let owner = owner
+    self.owner = nil
+    finish()
+    owner?.callFailed(self, error)
+    worker.recycle(self)
+  }
+
+  /// For what fails inside `start`, whose caller must not be called back from there.
+  private func end(later error: SidecarError) {
+    state = .attempting
+    worker.driver.later { [self] in
+      if state != .idle { end(error) }
+    }
+  }
+
+  private func finish() {
+    timer.cancel()
+    if state == .resolving, let service { service.waiting.removeAll { $0 === self } }
+    state = .idle
+    if let connection {
+      self.connection = nil
+      leaveNode()
+      connection.abandon()
+    }
+    worker.callsInFlight -= 1
+    if let request {
+      worker.readers.buffers.give(request)
+      self.request = nil
+    }
+  }
+
+  // MARK: Attempts
+
+  private func attempt() {
+    let now = worker.driver.now
+    let target: UpstreamTarget
+    if let fixedTarget {
+      target = fixedTarget
+    } else {
+      guard let service, let picked = pick(service, now) else {
+        end(later: nothingLeft())
+        return
+      }
+      node = picked
+      target = picked.target
+    }
+    attempts += 1
+    attemptStarted = now
+    if attempts > 1 { worker.metrics.add(.retries) }
+    switch target.connect(self, fresh: freshOnly) {
+    case .ready(let connection):
+      self.connection = connection
+      target.inFlight += 1
+      send(on: connection)
+    case .dialling(let connection):
+      self.connection = connection
+      target.inFlight += 1
+    case .full:
+      end(
+        later: SidecarError(
+          .overloaded,
+          "\(UpstreamTarget.connectionsMax) connections to \(target.hostHeader.text) are busy"))
+    }
+  }
+
+  private func pick(_ service: ServiceTable, _ now: Instant) -> NodeState? {
+    if service.revision != revision {
+      // The nodes changed since the last attempt: indices mean other nodes now.
+      excluded = 0
+      revision = service.revision
+    }
+    let avoided = service.avoided(now)
+    var index = service.selector.pick(
+      SelectContext(excluded: excluded | avoided), random: &worker.driver.random, now: now)
+    if index == nil, avoided != 0 {
+      index = service.selector.pick(SelectContext(excluded: excluded), random: &worker.driver.random, now: now)
+    }
+    guard let index, service.nodes.indices.contains(index) else { return nil }
+    nodeIndex = index
+    return service.nodes[index]
+  }
+
+  private func nothingLeft() -> SidecarError {
+    guard let service else { return .connectFailed(lastFailure) }
+    if attempts > 0 { return .connectFailed(lastFailure) }
+    if service.nodes.isEmpty, let node = service.uncallable.first {
+      return SidecarError(
+        .unsupportedNodeDialect,
+        "node \(node.id) of \(service.name) speaks "
+          + "\(node.metadata["protocol"] ?? node.metadata["transport"] ?? "an unknown transport"), which this version cannot call"
+      )
+    }
+    return .noHealthyNode(service.name)
+  }
+
+  private func send(on connection: UpstreamConnection) {
+    guard let request else { return }
+    let out = worker.scratch
+    out.removeAll()
+    let call = FrameCall(
+      id: worker.nextID(), node: node?.dialect ?? .explicitAddress, format: format,
+      timeoutNanoseconds: deadline.nanoseconds(since: worker.driver.now))
+    let payload = request.bytes(payload)
+    let metadata = request.bytes(metadata)
+    do throws(WireError) {
+      codec = try FrameClient.encodeRequest(
+        call, host: connection.target.hostHeader.span, service: (service?.nameBytes ?? fixedService).span,
+        endpoint: endpoint.span, from: worker.settings.fromService.span, payload: payload, into: out,
+        metadata: { $0.append(metadata) })
+    } catch {
+      // A payload that breaks its envelope: nothing was sent, and no other node would take it either.
+      end(later: SidecarError(error))
+      return
+    }
+    connection.send(out.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
+  }
+
+  private func leaveNode() {
+    node?.target.inFlight -= 1
+    if node == nil { fixedTarget?.inFlight -= 1 }
+  }
+
+  private func mark(_ outcome: CallOutcome) {
+    guard let service, connection != nil else { return }
+    service.selector.mark(nodeIndex, revision: revision, outcome: outcome, now: worker.driver.now)
+  }
+
+  // MARK: UpstreamUser
+
+  func upstreamReady(_ connection: UpstreamConnection) {
+    guard state == .attempting, connection === self.connection else { return }
+    send(on: connection)
+  }
+
+  func upstreamReplied(_ connection: UpstreamConnection, _ head: HTTP1Head, _ body: UnsafeRawBufferPointer) -> Bool {
+    guard state == .attempting, connection === self.connection else { return false }
+    let latency = worker.driver.now.nanoseconds(since: attemptStarted)
+    let reply = FrameClient.decodeReply(head: head, body: body, codec: codec)
+    switch reply {
+    case .payload(let range, let format):
+      mark(.success(latency: latency))
+      self.connection = nil
+      leaveNode()
+      let owner = owner
+      self.owner = nil
+      finish()
+      owner?.callReplied(self, UnsafeRawBufferPointer(rebasing: body[range]), format: format)
+      worker.recycle(self)
+      return true
+    case .endOfStream:
+      mark(.failure(latency: latency))
+      self.connection = nil
+      leaveNode()
+      end(badReply("the end of a stream"))
+      return false
+    case .failed(let error):
+      mark(error.code >= 500 ? .failure(latency: latency) : .success(latency: latency))
+      self.connection = nil
+      leaveNode()
+      end(error.kind == .badUpstreamReply ? badReply(error.detail) : error)
+      // Servers of v0.20 … v1.10 repeat an error on every later reply of its connection (wire/rpc.md §1.2).
+      return false
+    }
+  }
+
+  private func badReply(_ why: String) -> SidecarError {
+    let who = node.map { "\($0.node.id) at \($0.node.address)" } ?? "the node"
+    return SidecarError(.badUpstreamReply, "\(who) sent a reply that cannot be read: \(why)")
+  }
+
+  func upstreamFailed(_ connection: UpstreamConnection, _ failure: UpstreamFailure) {
+    guard state == .attempting, connection === self.connection else { return }
+    let address = connection.target.hostHeader.text
+    switch failure {
+    case .connectFailed(let why):
+      mark(.connectFailed)
+      self.connection = nil
+      leaveNode()
+      lastFailure = "dial \(address): \(why)"
+      if let node, let service {
+        node.avoidUntil = worker.driver.now.advanced(byNanoseconds: ServiceTable.avoidTime)
+        service.mayAvoid = true
+        if nodeIndex < 64 { excluded |= 1 &<< UInt64(nodeIndex) }
+        // Nothing was sent, so every other node may be tried, within the deadline.
+        if attempts < min(service.nodes.count, 64) || attempts <= worker.settings.retries { return attempt() }
+      }
+      end(.connectFailed(lastFailure))
+    case .brokeBeforeReply(let wasReused, let why):
+      mark(.broken)
+      self.connection = nil
+      leaveNode()
+      lastFailure = "\(address): \(why)"
+      // A peer may close an idle connection at any time; what was sent on it was most likely never read.
+      if wasReused, !freshOnly || isIdempotent {
+        freshOnly = true
+        return attempt()
+      }
+      if isIdempotent, attempts <= worker.settings.retries {
+        freshOnly = true
+        if nodeIndex < 64 { excluded |= 1 &<< UInt64(nodeIndex) }
+        return attempt()
+      }
+      end(.upstreamReset("\(address) closed the connection before replying: \(why)"))
+    case .brokeInReply(let why):
+      mark(.broken)
+      self.connection = nil
+      leaveNode()
+      end(.upstreamReset("\(address): \(why)"))
+    case .malformed(let error):
+      mark(.broken)
+      self.connection = nil
+      leaveNode()
+      end(badReply(error.description))
+    }
+  }
+}

@@ -1,0 +1,221 @@
+// One framework call delivered to the app over plain HTTP: `Say.Hello` becomes `POST /Say/Hello` with the metadata as
+// headers and the time left as `Timeout` in seconds; 2xx is the reply, any other status a framework error.
+//
+//   start ──▶ waiting for a connection ──▶ waiting for the reply ──▶ done       deadline, caller gone: done
+
+final class AppCall: UpstreamUser {
+  /// Bytes of an app's error body that go into an error's detail.
+  static let detailMax = 4096
+
+  private unowned(unsafe) let worker: Worker
+  private weak var owner: InboundConnection?
+  private let app: UpstreamTarget
+  private var connection: UpstreamConnection?
+  private var request: ByteBuffer?
+  private var format = PayloadFormat.json
+  private var isRunning = false
+  private var freshOnly = false
+  private var startedAt = Instant(nanoseconds: 0)
+  private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
+
+  init(worker: Worker, owner: InboundConnection, app: UpstreamTarget) {
+    self.worker = worker
+    self.owner = owner
+    self.app = app
+  }
+
+  private var errorID: String { worker.settings.serviceName ?? "go.micro.sidecar" }
+
+  /// `endpoint` is `Handler.Method`; all spans are used up before the call returns.
+  func start(
+    endpoint: UnsafeRawBufferPointer, format: PayloadFormat, payload: UnsafeRawBufferPointer, head: HTTP1Head,
+    timeout: Int64
+  ) {
+    isRunning = true
+    self.format = format
+    startedAt = worker.driver.now
+    worker.callsInFlight += 1
+    let out = worker.readers.buffers.take()
+    request = out
+    out.append("POST ")
+    Self.appendPath(endpoint, to: out)
+    out.append(" HTTP/1.1\r\n")
+    HTTP1Writer.field("Host", app.hostHeader.span, to: out)
+    out.append("Content-Type: ")
+    switch format {
+    case .json: out.append("application/json\r\nAccept: application/json\r\n")
+    case .protobuf: out.append("application/protobuf\r\nAccept: application/protobuf\r\n")
+    case .bytes: out.append("application/octet-stream\r\n")
+    }
+    out.append("Timeout: ")
+    // Milliseconds at most as digits behind the point: what `float()` of any language reads.
+    let milliseconds = UInt64(max(timeout / 1_000_000, 1))
+    out.append(decimal: milliseconds / 1000)
+    out.append(".")
+    let rest = milliseconds % 1000
+    if rest < 100 { out.append("0") }
+    if rest < 10 { out.append("0") }
+    out.append(decimal: rest)
+    out.append("\r\n")
+    Metadata.append(from: head, source: .framework, into: out)
+    if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
+      HTTP1Writer.field("Micro-From-Service", from, to: out)
+    }
+    let body = payload.isEmpty && format == .json ? emptyObject : payload
+    HTTP1Writer.contentLength(body.count, to: out)
+    HTTP1Writer.endHead(to: out)
+    out.append(body)
+    worker.driver.timers.arm(timer, after: timeout, from: startedAt)
+    connect()
+  }
+
+  private var emptyObject: UnsafeRawBufferPointer {
+    let text: StaticString = "{}"
+    return UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount)
+  }
+
+  /// `Say.Hello` → `/Say/Hello`. What is not unreserved in a URL (RFC 3986 §2.3) is percent-encoded.
+  static func appendPath(_ endpoint: UnsafeRawBufferPointer, to out: ByteBuffer) {
+    out.append("/")
+    for byte in endpoint {
+      switch byte {
+      case UInt8(ascii: "."): out.append("/")
+      case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "~"):
+        out.append(byte)
+      default:
+        out.append("%")
+        out.append(ASCIIText.hexDigit(byte &>> 4))
+        out.append(ASCIIText.hexDigit(byte & 15))
+      }
+    }
+  }
+
+  private func connect() {
+    switch app.connect(self, fresh: freshOnly) {
+    case .ready(let connection):
+      self.connection = connection
+      send(connection)
+    case .dialling(let connection):
+      self.connection = connection
+    case .full:
+      worker.driver.later { [self] in
+        fail(SidecarError(.overloaded, "\(UpstreamTarget.connectionsMax) calls to the app are under way", id: errorID))
+      }
+    }
+  }
+
+  private func send(_ connection: UpstreamConnection) {
+    guard let request else { return }
+    connection.send(request.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
+  }
+
+  func cancel() {
+    guard isRunning else { return }
+    finish()
+  }
+
+  private func deadlinePassed() {
+    let waited = worker.driver.now.nanoseconds(since: startedAt) / 1_000_000
+    fail(SidecarError(.deadlineExceeded, "the app did not answer within \(waited) ms", id: errorID))
+  }
+
+  private func finish() {
+    isRunning = false
+    timer.cancel()
+    worker.callsInFlight -= 1
+    if let connection {
+      self.connection = nil
+      connection.abandon()
+    }
+    if let request { worker.readers.buffers.give(request) }
+    request = nil
+  }
+
+  private func fail(_ error: SidecarError) {
+    guard isRunning else { return }
+    finish()
+    owner?.failed(error)
+  }
+
+  // MARK: UpstreamUser
+
+  func upstreamReady(_ connection: UpstreamConnection) {
+    if isRunning { send(connection) }
+  }
+
+  func upstreamReplied(_ connection: UpstreamConnection, _ head: HTTP1Head, _ body: UnsafeRawBufferPointer) -> Bool {
+    guard isRunning else { return false }
+    self.connection = nil
+    guard (200..<300).contains(head.status) else {
+      fail(appError(head.status, body))
+      return true
+    }
+    do throws(SidecarError) { try check(head, body) } catch {
+      fail(error)
+      return true
+    }
+    finish()
+    owner?.delivered(body)
+    return true
+  }
+
+  /// The app must answer in the form it was asked in: nothing here can translate.
+  private func check(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) throws(SidecarError) {
+    guard !body.isEmpty else { return }
+    switch format {
+    case .json:
+      do throws(WireError) { _ = try JSONScanner.validate(body) } catch {
+        throw SidecarError(.badUpstreamReply, "the app's reply is not JSON: \(error)", id: errorID)
+      }
+    case .protobuf:
+      guard let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "application/json") else {
+        return
+      }
+      throw SidecarError(
+        .badUpstreamReply,
+        "the app answered with JSON to a protobuf call; it must answer in the content type it was asked in", id: errorID
+      )
+    case .bytes: break
+    }
+  }
+
+  private func appError(_ status: Int, _ body: UnsafeRawBufferPointer) -> SidecarError {
+    let parsed = MicroError(parsing: body)
+    if parsed.isStructured { return SidecarError(upstreamText: body) }
+    let text = String(decoding: body.prefix(Self.detailMax), as: UTF8.self)
+    let detail =
+      text.isEmpty ? "the app answered \(status) \(HTTP1Status.reason(status).map { "\($0)" } ?? "")" : Self.trim(text)
+    var error = SidecarError(.upstreamError, detail, id: errorID)
+    error.code = (400..<600).contains(status) ? status : 502
+    return error
+  }
+
+  private static func trim(_ text: String) -> String {
+    var text = text[...]
+    while let last = text.last, last.isWhitespace { text.removeLast() }
+    return String(text)
+  }
+
+  func upstreamFailed(_ connection: UpstreamConnection, _ failure: UpstreamFailure) {
+    guard isRunning else { return }
+    self.connection = nil
+    let where_ = app.hostHeader.text
+    switch failure {
+    case .connectFailed(let why):
+      worker.appFailed()
+      fail(SidecarError(.appUnavailable, "the app at \(where_) cannot be reached: \(why)", id: errorID))
+    case .brokeBeforeReply(let wasReused, let why):
+      if wasReused, !freshOnly {
+        freshOnly = true
+        connect()
+        return
+      }
+      fail(
+        SidecarError(.upstreamReset, "the app at \(where_) closed the connection without a reply: \(why)", id: errorID))
+    case .brokeInReply(let why):
+      fail(SidecarError(.upstreamReset, "the app at \(where_): \(why)", id: errorID))
+    case .malformed(let error):
+      fail(SidecarError(.badUpstreamReply, "the app's reply is not HTTP: \(error)", id: errorID))
+    }
+  }
+}

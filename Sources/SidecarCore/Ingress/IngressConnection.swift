@@ -1,0 +1,717 @@
+// One connection of the app to the local API: HTTP/1 in, calls out.
+//
+//   reading ──message──▶ calling ──reply written──▶ reading …
+//      │                    │
+//      └── bad bytes ──▶ closing ◀── Connection: close, drain, the app has ended its half
+//
+// While a call is under way further requests on the connection wait in `ahead`, up to a limit; then reading pauses.
+
+package final class IngressConnection: StreamHandler, ListedConnection, CallOwner {
+  private enum State {
+    /// Between messages or inside one. To: calling, closing.
+    case reading
+    /// A call or a control request is under way. To: reading, closing.
+    case calling
+    /// Nothing more is read; what is queued is still written.
+    case closing
+    case closed
+  }
+
+  /// Bytes of payload up to which head and payload are sent from one buffer.
+  private static let copiedPayloadMax = 4096
+
+  var listIndex = -1
+  private let worker: Worker
+  private let stream: ByteStream
+  private var reader: MessageReader
+  private var state = State.reading
+  private var isPaused = false
+  private var hasEnded = false
+  private var ahead: ByteBuffer?
+  private var call: OutboundCall?
+  private var route: Route?
+  /// How the caller spoke, so how it is answered: frames always with 200 and errors in the framework's form.
+  private var form = CallerForm.path
+  private var frame: FrameRequest?
+  /// What the ranges of `frame` point into.
+  private var notes: ByteBuffer?
+  private var keepAlive = true
+  private var isHEAD = false
+  private var proxiedType: [UInt8]?
+  private var origin: [UInt8]?
+  private var lastActivity: Instant
+  private var requestStarted: Instant
+
+  init(worker: Worker, stream: ByteStream) {
+    self.worker = worker
+    self.stream = stream
+    reader = MessageReader(.server, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
+    lastActivity = worker.driver.now
+    requestStarted = worker.driver.now
+  }
+
+  // MARK: Bytes
+
+  package func streamOpened(_ stream: ByteStream) {}
+
+  package func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {
+    lastActivity = worker.driver.now
+    worker.metrics.add(.bytesFromCallers, bytes.count)
+    switch state {
+    case .reading:
+      if let ahead {
+        ahead.append(bytes)
+        consumeAhead()
+        return
+      }
+      var input = bytes
+      consume(&input)
+      if !input.isEmpty { keepAhead(input) }
+    case .calling: keepAhead(bytes)
+    case .closing, .closed: break
+    }
+  }
+
+  private func keepAhead(_ bytes: UnsafeRawBufferPointer) {
+    guard state == .reading || state == .calling else { return }
+    let buffer = ahead ?? worker.readers.buffers.take()
+    ahead = buffer
+    buffer.append(bytes)
+    if buffer.count > worker.settings.pipelineMax, !isPaused {
+      isPaused = true
+      stream.pauseReading()
+    }
+  }
+
+  private func consumeAhead() {
+    guard let buffer = ahead else { return }
+    ahead = nil
+    var input = buffer.bytes
+    consume(&input)
+    if input.isEmpty || state == .closing || state == .closed {
+      worker.readers.buffers.give(buffer)
+    } else {
+      buffer.removeFirst(buffer.count - input.count)
+      ahead = buffer
+    }
+    if isPaused, (ahead?.count ?? 0) <= worker.settings.pipelineMax, state == .reading || state == .calling {
+      isPaused = false
+      stream.resumeReading()
+    }
+  }
+
+  /// Takes messages from the front of `input` until one needs an answer from elsewhere.
+  private func consume(_ input: inout UnsafeRawBufferPointer) {
+    do throws(WireError) {
+      while state == .reading {
+        switch try reader.next(&input, worker.readers) {
+        case .needMore: return
+        case .expectsContinue: stream.write("HTTP/1.1 100 Continue\r\n\r\n")
+        case .message(let body):
+          received(reader.head(worker.readers), body)
+          reader.finishMessage(worker.readers)
+        }
+      }
+    } catch {
+      keepAlive = false
+      form = .path
+      origin = nil
+      let kind: SidecarError.Kind =
+        switch error.status {
+        case 413: .bodyTooLarge
+        case 431: .headTooLarge
+        default: .badRequest
+        }
+      reply(error: SidecarError(error, kind: kind), status: error.status)
+    }
+  }
+
+  package func streamEnded(_ stream: ByteStream) {
+    hasEnded = true
+    switch state {
+    case .reading:
+      // A request cut short gets no answer: its sender has said all it will.
+      close()
+    case .calling:
+      // A framework client closes to cancel; a plain HTTP caller may have ended its half only, and still reads.
+      if form.isFrame { close() }
+    case .closing, .closed: break
+    }
+  }
+
+  package func streamDrained(_ stream: ByteStream) {}
+
+  package func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {
+    state = .closed
+    reader.finishMessage(worker.readers)
+    if let ahead { worker.readers.buffers.give(ahead) }
+    ahead = nil
+    releaseFrame()
+    cancelCall()
+    worker.remove(self)
+  }
+
+  private func cancelCall() {
+    guard let call else { return }
+    self.call = nil
+    record(.failed(.cancelled))
+    call.cancel()
+  }
+
+  private func close() {
+    guard state != .closing, state != .closed else { return }
+    state = .closing
+    cancelCall()
+    stream.close()
+  }
+
+  func abort() { stream.reset() }
+
+  /// Draining: an idle connection ends now, a busy one after its reply.
+  func closeWhenIdle() {
+    keepAlive = false
+    if state == .reading, reader.isBetweenMessages, ahead == nil { close() }
+  }
+
+  func sweep(_ now: Instant) {
+    guard state == .reading else { return }
+    let quiet = now.nanoseconds(since: lastActivity)
+    if reader.isBetweenMessages {
+      if quiet > worker.settings.downstreamIdleTimeout { close() }
+    } else if quiet > worker.settings.messageTimeout {
+      keepAlive = false
+      form = .path
+      reply(
+        error: SidecarError(.badRequest, "the request was not complete after \(quiet / 1_000_000) ms of silence"),
+        status: 408)
+    }
+  }
+
+  // MARK: Requests
+
+  private func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
+    state = .calling
+    requestStarted = worker.driver.now
+    keepAlive = head.keepAlive && !worker.isDraining
+    isHEAD = head.method == .head
+    form = .path
+    route = nil
+    proxiedType = nil
+    origin = nil
+    if let value = head.first(.origin), CORS.allows(value, worker.settings.corsOrigins) { origin = Array(value) }
+
+    if head.method == .options {
+      reply(APIReply(status: 200))
+      return
+    }
+    let target = Self.originForm(head.target)
+    let question = target.firstIndex(of: UInt8(ascii: "?"))
+    let path = UnsafeRawBufferPointer(rebasing: target[..<(question ?? target.endIndex)])
+    let query = question.map { UnsafeRawBufferPointer(rebasing: target[($0 + 1)...]) }
+
+    if head.method == .post, path.count == 1, Self.looksLikeFrame(head) {
+      receivedFrame(head, body)
+      return
+    }
+    if let service = head.first(.microService), let endpoint = head.first(.microEndpoint) ?? head.first(.microMethod),
+      !service.isEmpty, !endpoint.isEmpty
+    {
+      form = .headers
+      startCall(head, body, query: query, route: namedRoute(service, endpoint))
+      return
+    }
+    if path.count <= 9 {
+      if ASCIIText.equals(path, "/rpc") { return receivedRPC(head, body) }
+      if ASCIIText.equals(path, "/registry") { return receivedRegistry(head, body, query) }
+      if ASCIIText.equals(path, "/health") { return ask(.appHealth) }
+      if ASCIIText.equals(path, "/broker") {
+        return reply(error: SidecarError(.unsupportedNodeDialect, "/broker is not in this version"))
+      }
+    }
+    if let route = worker.routes.find(path) {
+      startCall(head, body, query: query, route: route)
+    } else {
+      startCall(head, body, query: query, route: pathRoute(path))
+    }
+  }
+
+  /// `http://host/path` is the same as `/path` here.
+  private static func originForm(_ target: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+    guard target.first != UInt8(ascii: "/"), target.count > 7, ASCIIText.hasPrefixIgnoringCase(target, "http://") else {
+      return target
+    }
+    guard let slash = target[7...].firstIndex(of: UInt8(ascii: "/")) else {
+      return UnsafeRawBufferPointer(rebasing: target[..<0])
+    }
+    return UnsafeRawBufferPointer(rebasing: target[slash...])
+  }
+
+  private func pathRoute(_ path: UnsafeRawBufferPointer) -> Route? {
+    guard let text = String(validating: path, as: UTF8.self) else {
+      reply(error: SidecarError(.badRequest, "the path is not UTF-8"))
+      return nil
+    }
+    guard let parsed = PathRoute(path: text, namespace: worker.settings.namespace) else {
+      reply(
+        error: SidecarError(
+          .serviceNotFound,
+          "path \(text.prefix(200)) names no service and method; use /service/handler/method, or /full.service.name/Handler.Method"
+        ))
+      return nil
+    }
+    return makeRoute(parsed.service, parsed.endpoint, key: path)
+  }
+
+  private func namedRoute(_ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer) -> Route? {
+    let key = worker.scratch
+    key.removeAll()
+    key.append(service)
+    key.append(0)
+    key.append(endpoint)
+    if let route = worker.routes.find(key.bytes) { return route }
+    guard let name = String(validating: service, as: UTF8.self),
+      let method = String(validating: endpoint, as: UTF8.self)
+    else {
+      reply(error: SidecarError(.badRequest, "the names of service and endpoint must be UTF-8"))
+      return nil
+    }
+    return makeRoute(name, method, key: key.bytes)
+  }
+
+  private func makeRoute(_ service: ServiceName, _ endpoint: String, key: UnsafeRawBufferPointer) -> Route? {
+    guard PathRoute.isEndpointName(endpoint) else {
+      reply(
+        error: SidecarError(
+          .badRequest, "endpoint \(endpoint.prefix(200)) is not of the form Handler.Method"))
+      return nil
+    }
+    guard service.utf8.count <= 255, service.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F && $0 != UInt8(ascii: "/") })
+    else {
+      reply(error: SidecarError(.badRequest, "\(service.prefix(100)) cannot be a service name"))
+      return nil
+    }
+    guard let table = worker.service(service) else {
+      reply(error: SidecarError(.overloaded, "too many unknown services are being looked up"))
+      return nil
+    }
+    let known = table.status == .present
+    let route = Route(
+      service: table, endpoint: FixedBytes(endpoint), isKnown: known, metrics: worker.metrics)
+    if known { worker.routes.insert(key, route) }
+    return route
+  }
+
+  // MARK: Calls
+
+  private func startCall(
+    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, query: UnsafeRawBufferPointer?, route: Route?
+  ) {
+    guard let route else { return }
+    self.route = route
+    guard head.method == .post || head.method == .get || head.method == .put || head.method == .head else {
+      reply(error: SidecarError(.methodNotAllowed, "Method not allowed; calls are POST or GET"))
+      return
+    }
+    let call = worker.takeCall()
+    let request = worker.readers.buffers.take()
+    call.request = request
+    call.service = route.service
+    call.endpoint = route.endpoint
+    call.isIdempotent = head.method == .get || head.method == .head || head.has(.idempotencyKey)
+    Metadata.append(from: head, source: .http, into: request)
+    call.metadata = 0..<request.count
+    do throws(SidecarError) {
+      try appendPayload(head, body, query, to: request, call)
+      call.payload = call.metadata.upperBound..<request.count
+      call.deadline = try deadline(head)
+    } catch {
+      call.discard()
+      reply(error: error)
+      return
+    }
+    self.call = call
+    call.start(for: self)
+  }
+
+  /// Appends the body in the form a node takes, and says which.
+  private func appendPayload(
+    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, to request: ByteBuffer,
+    _ call: OutboundCall
+  ) throws(SidecarError) {
+    let type = Self.mediaType(head.first(.contentType))
+    if body.isEmpty, head.method == .get || head.method == .head || type.isEmpty {
+      do throws(WireError) {
+        try QueryToJSON.append(query ?? UnsafeRawBufferPointer(start: nil, count: 0), to: request)
+      } catch {
+        throw SidecarError(error)
+      }
+      return
+    }
+    if ASCIIText.equalsIgnoringCase(type, "application/json") || type.isEmpty {
+      try appendJSON(body, to: request)
+    } else if ASCIIText.equalsIgnoringCase(type, "application/protobuf")
+      || ASCIIText.equalsIgnoringCase(type, "application/proto")
+      || ASCIIText.equalsIgnoringCase(type, "application/x-protobuf")
+      || ASCIIText.equalsIgnoringCase(type, "application/octet-stream")
+    {
+      call.format = .protobuf
+      proxiedType = Array(type)
+      request.append(body)
+    } else if ASCIIText.equalsIgnoringCase(type, "application/x-www-form-urlencoded") {
+      // `curl -d '{…}'` says so of JSON; a form never begins with a brace.
+      if body.first == UInt8(ascii: "{") {
+        try appendJSON(body, to: request)
+      } else {
+        do throws(WireError) { try QueryToJSON.append(body, to: request) } catch { throw SidecarError(error) }
+      }
+    } else {
+      throw SidecarError(
+        .unsupportedMediaType,
+        "content type \(String(decoding: type.prefix(100), as: UTF8.self)) cannot be sent; use application/json or application/protobuf"
+      )
+    }
+  }
+
+  private func appendJSON(_ body: UnsafeRawBufferPointer, to request: ByteBuffer) throws(SidecarError) {
+    if body.isEmpty {
+      request.append("{}")
+      return
+    }
+    do throws(WireError) {
+      let document = try JSONScanner.validate(body)
+      request.append(UnsafeRawBufferPointer(rebasing: body[document]))
+    } catch {
+      throw SidecarError(.badRequest, "the body is not JSON: \(error)")
+    }
+  }
+
+  /// The content type without parameters and blanks.
+  private static func mediaType(_ value: UnsafeRawBufferPointer?) -> UnsafeRawBufferPointer {
+    guard let value else { return UnsafeRawBufferPointer(start: nil, count: 0) }
+    var end = value.firstIndex(of: UInt8(ascii: ";")) ?? value.endIndex
+    while end > 0, value[end - 1] == 0x20 || value[end - 1] == 0x09 { end -= 1 }
+    return UnsafeRawBufferPointer(rebasing: value[..<end])
+  }
+
+  /// `Timeout` is in seconds on this side (toolkit v0.15); a fraction is allowed. The configured time is the most.
+  private func deadline(_ head: HTTP1Head) throws(SidecarError) -> Instant {
+    let limit = worker.settings.requestTimeout
+    guard let value = head.first(.timeout) ?? head.first(.requestTimeout) else {
+      return worker.driver.now.advanced(byNanoseconds: limit)
+    }
+    guard value.count <= 32, let seconds = Double(String(decoding: value, as: UTF8.self)), seconds > 0, !seconds.isNaN
+    else {
+      throw SidecarError(.badRequest, "Timeout must be a number of seconds above zero")
+    }
+    let wanted = seconds >= Double(limit) / 1e9 ? limit : Int64(seconds * 1e9)
+    return worker.driver.now.advanced(byNanoseconds: wanted)
+  }
+
+  private func receivedRPC(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
+    form = .rpc
+    guard head.method == .post else {
+      reply(error: SidecarError(.methodNotAllowed, "Method not allowed", id: "go.micro.rpc"))
+      return
+    }
+    let rpc: RPCBody
+    do throws(WireError) {
+      let isJSON = ASCIIText.equalsIgnoringCase(Self.mediaType(head.first(.contentType)), "application/json")
+      rpc = isJSON || body.first == UInt8(ascii: "{") ? try RPCBody(json: body) : try RPCBody(form: body)
+    } catch {
+      reply(error: SidecarError(.badRequest, error.rule, id: "go.micro.rpc"))
+      return
+    }
+    let call = worker.takeCall()
+    let request = worker.readers.buffers.take()
+    call.request = request
+    if let address = rpc.address {
+      guard let target = worker.fixedTarget(address) else {
+        call.discard()
+        reply(error: SidecarError(.badRequest, "address \(address.prefix(200)) is not host:port", id: "go.micro.rpc"))
+        return
+      }
+      guard PathRoute.isEndpointName(rpc.endpoint) else {
+        call.discard()
+        reply(error: SidecarError(.badRequest, "invalid method", id: "go.micro.rpc"))
+        return
+      }
+      call.fixedTarget = target
+      call.fixedService = FixedBytes(rpc.service)
+      call.endpoint = FixedBytes(rpc.endpoint)
+      route = nil
+    } else {
+      let service = FixedBytes(rpc.service)
+      let endpoint = FixedBytes(rpc.endpoint)
+      guard
+        let route = withExtendedLifetime((service, endpoint), { namedRoute(service.span, endpoint.span) })
+      else {
+        call.discard()
+        return
+      }
+      self.route = route
+      call.service = route.service
+      call.endpoint = route.endpoint
+    }
+    Metadata.append(from: head, source: .http, into: request)
+    call.metadata = 0..<request.count
+    if let decoded = rpc.decoded {
+      request.append(decoded)
+    } else if rpc.request.isEmpty {
+      request.append("{}")
+    } else {
+      request.append(UnsafeRawBufferPointer(rebasing: body[rpc.request]))
+    }
+    call.payload = call.metadata.upperBound..<request.count
+    do throws(SidecarError) { call.deadline = try deadline(head) } catch {
+      call.discard()
+      reply(error: error)
+      return
+    }
+    self.call = call
+    call.start(for: self)
+  }
+
+  /// A go-micro client that was told to send its calls here (`MICRO_PROXY_ADDRESS`).
+  private func receivedFrame(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
+    form = .microFrame
+    let notes = worker.readers.buffers.take()
+    self.notes = notes
+    let request: FrameRequest
+    do throws(FrameRefusal) {
+      request = try FrameServer.decodeRequest(head: head, body: body, notes: notes)
+    } catch {
+      keepAlive = keepAlive && !error.closes
+      let out = worker.scratch
+      out.removeAll()
+      FrameServer.encodeRefusal(error, notes: notes, into: out)
+      finishReply(out.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
+      return
+    }
+    frame = request
+    form = CallerForm(request.dialect)
+    switch request.kind {
+    case .endOfStream:
+      // The end of a stream nobody has opened: nothing waits for an answer.
+      releaseFrame()
+      state = .reading
+      return
+    case .event:
+      reply(error: SidecarError(.unsupportedNodeDialect, "events over the RPC transport are not in this version"))
+      return
+    case .call: break
+    }
+    guard !request.service.isEmpty else {
+      reply(
+        error: SidecarError(
+          .badRequest, "the call names no service; clients before v0.20 do not say which service they mean"))
+      return
+    }
+    guard let route = namedRoute(notes.bytes(request.service), notes.bytes(request.endpoint)) else { return }
+    self.route = route
+    let call = worker.takeCall()
+    let buffer = worker.readers.buffers.take()
+    call.request = buffer
+    call.service = route.service
+    call.endpoint = route.endpoint
+    call.format = request.format
+    Metadata.append(from: head, source: .framework, into: buffer)
+    call.metadata = 0..<buffer.count
+    buffer.append(UnsafeRawBufferPointer(rebasing: body[request.payload]))
+    call.payload = call.metadata.upperBound..<buffer.count
+    let limit = worker.settings.requestTimeout
+    call.deadline = worker.driver.now.advanced(byNanoseconds: min(request.timeoutNanoseconds ?? limit, limit))
+    self.call = call
+    call.start(for: self)
+  }
+
+  /// A message of a go-micro client rather than of a plain HTTP caller: it has an id, or no routing headers at all
+  /// while the path says nothing either.
+  private static func looksLikeFrame(_ head: HTTP1Head) -> Bool {
+    if head.has(.microID) || head.has(.xMicroID) || head.has(.xMicroMethod) || head.has(.microTopic) { return true }
+    return !head.has(.microService)
+  }
+
+  private func releaseFrame() {
+    frame = nil
+    guard let notes else { return }
+    worker.readers.buffers.give(notes)
+    self.notes = nil
+  }
+
+  // MARK: Registry and health
+
+  private func receivedRegistry(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?) {
+    var fields = JSONValue.object([])
+    if let query {
+      let buffer = ByteBuffer()
+      do throws(WireError) {
+        try QueryToJSON.append(query, to: buffer)
+        fields = try JSONValue(parsing: buffer.bytes)
+      } catch {
+        reply(error: SidecarError(error))
+        return
+      }
+    }
+    switch head.method {
+    case .get, .head:
+      if let name = fields["service"]?.stringValue, !name.isEmpty {
+        ask(.getService(name))
+      } else {
+        ask(.listServices)
+      }
+    case .post, .put, .delete:
+      let service: Service
+      do throws(WireError) {
+        service = try Service(json: try JSONValue(parsing: body))
+      } catch {
+        reply(error: SidecarError(.badRequest, "the body is not a service: \(error)"))
+        return
+      }
+      if head.method == .delete { return ask(.deregister(service)) }
+      var ttl: Duration?
+      if let text = fields["ttl"]?.stringValue, !text.isEmpty {
+        guard let parsed = GoDuration.parse(text), parsed > .zero else {
+          reply(error: SidecarError(.badRequest, "ttl \(text.prefix(40)) is not a duration such as 10s or 1m30s"))
+          return
+        }
+        ttl = parsed
+      }
+      ask(.register(service, ttl: ttl))
+    default:
+      reply(error: SidecarError(.methodNotAllowed, "Method not allowed; /registry takes GET, POST and DELETE"))
+    }
+  }
+
+  private func ask(_ request: APIRequest) {
+    worker.handle(request) { [weak self] answer in
+      guard let self, state == .calling else { return }
+      reply(answer)
+    }
+  }
+
+  // MARK: Replies
+
+  func callReplied(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer, format: PayloadFormat) {
+    self.call = nil
+    guard state == .calling else { return }
+    let out = worker.scratch
+    out.removeAll()
+    let now = worker.driver.now
+    record(.ok)
+    if form.isFrame, let frame, let notes {
+      do throws(WireError) {
+        try FrameServer.encodeReply(to: frame, notes: notes, payload: payload, into: out)
+      } catch {
+        FrameServer.encodeReplyError(
+          to: frame, notes: notes, error: SidecarError(error, kind: .badUpstreamReply), into: out)
+      }
+      finishReply(out.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
+      return
+    }
+    var payload = payload
+    out.append("HTTP/1.1 200 OK\r\nContent-Type: ")
+    if format == .json {
+      out.append("application/json\r\n")
+      // The framework ends a JSON document with a line feed; an HTTP body needs none.
+      if payload.last == 0x0A { payload = UnsafeRawBufferPointer(rebasing: payload.dropLast()) }
+    } else if let proxiedType {
+      out.append(proxiedType)
+      out.append("\r\n")
+    } else {
+      out.append("application/protobuf\r\n")
+    }
+    HTTP1Writer.contentLength(payload.count, to: out)
+    appendTruth(call, now, to: out)
+    endHead(out)
+    if isHEAD { payload = UnsafeRawBufferPointer(start: nil, count: 0) }
+    if payload.count <= Self.copiedPayloadMax {
+      // One buffer is a cheaper system call than two.
+      out.append(payload)
+      payload = UnsafeRawBufferPointer(start: nil, count: 0)
+    }
+    finishReply(out.bytes, payload)
+  }
+
+  /// What happened, for whoever debugs it.
+  private func appendTruth(_ call: OutboundCall, _ now: Instant, to out: ByteBuffer) {
+    if let node = call.node { out.append(node.truthHeader.span) }
+    if call.attempts > 0 { HTTP1Writer.field("X-Micro-Attempts", decimal: call.attempts, to: out) }
+    HTTP1Writer.field(
+      "X-Micro-Upstream-Time", decimal: Int(now.nanoseconds(since: call.startedAt) / 1000), to: out)
+  }
+
+  func callFailed(_ call: OutboundCall, _ error: SidecarError) {
+    self.call = nil
+    guard state == .calling else { return }
+    reply(error: error, call: call)
+  }
+
+  private func reply(error: SidecarError, status: Int? = nil, call: OutboundCall? = nil) {
+    let out = worker.scratch
+    out.removeAll()
+    record(.failed(error.kind))
+    if form.isFrame, let frame, let notes {
+      FrameServer.encodeReplyError(to: frame, notes: notes, error: error, into: out)
+      finishReply(out.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
+      return
+    }
+    let body = worker.readers.buffers.take()
+    error.writeJSON(into: body)
+    let status = status ?? error.httpStatus
+    HTTP1Writer.statusLine(status, to: out)
+    out.append("Content-Type: application/json\r\n")
+    HTTP1Writer.contentLength(body.count, to: out)
+    HTTP1Writer.field("X-Micro-Reason", error.kind.label, to: out)
+    if error.kind == .overloaded { out.append("Retry-After: 1\r\n") }
+    if error.kind == .methodNotAllowed { out.append("Allow: GET, POST, DELETE, OPTIONS\r\n") }
+    if let call { appendTruth(call, worker.driver.now, to: out) }
+    endHead(out)
+    finishReply(out.bytes, isHEAD ? UnsafeRawBufferPointer(start: nil, count: 0) : body.bytes)
+    worker.readers.buffers.give(body)
+  }
+
+  private func reply(_ answer: APIReply) {
+    let out = worker.scratch
+    out.removeAll()
+    HTTP1Writer.statusLine(answer.status, to: out)
+    if let type = answer.contentType { HTTP1Writer.field("Content-Type", type, to: out) }
+    HTTP1Writer.contentLength(answer.body.count, to: out)
+    endHead(out)
+    answer.body.withUnsafeBytes {
+      finishReply(out.bytes, isHEAD ? UnsafeRawBufferPointer(start: nil, count: 0) : $0)
+    }
+  }
+
+  private func record(_ outcome: MetricOutcome) {
+    let handle = route?.handle(form) ?? worker.unroutedHandle
+    worker.metrics.record(handle, outcome, latency: worker.driver.now.nanoseconds(since: requestStarted))
+  }
+
+  private func endHead(_ out: ByteBuffer) {
+    if let origin { CORS.appendHeaders(origin, to: out) }
+    if !keepAlive { out.append("Connection: close\r\n") }
+    HTTP1Writer.endHead(to: out)
+  }
+
+  private func finishReply(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) {
+    worker.metrics.add(.bytesToCallers, head.count &+ body.count)
+    _ = stream.write(head, body)
+    guard state == .calling || state == .reading else { return }
+    releaseFrame()
+    route = nil
+    if !keepAlive || hasEnded && ahead == nil || worker.isDraining {
+      close()
+      return
+    }
+    let wasCalling = state == .calling
+    state = .reading
+    if wasCalling, ahead != nil {
+      // Not from here: the reply may have come inside a read that is still being cut into messages.
+      worker.driver.later { [weak self] in
+        guard let self, state == .reading else { return }
+        consumeAhead()
+        if hasEnded, state == .reading, ahead == nil { close() }
+      }
+    }
+  }
+}

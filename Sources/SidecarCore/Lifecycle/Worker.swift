@@ -1,0 +1,401 @@
+// One loop of the data path and all it owns. Nothing here is shared with another loop: what comes from the control loop
+// comes through the mailbox, as immutable values.
+
+/// What a worker asks of the control loop. Any thread.
+package protocol ControlPort: Sendable {
+  /// Finds a service that the worker has not heard of; the answer is `Worker.resolved`.
+  func resolve(_ name: ServiceName, for worker: WorkerPort)
+  /// Answers a request of the local API that is not a call; `reply` runs on the control loop.
+  func handle(_ request: APIRequest, reply: @escaping @Sendable (APIReply) -> Void)
+  /// A call could not reach the app.
+  func appFailed()
+}
+
+/// A worker as the control loop sees it. Any thread.
+package struct WorkerPort: @unchecked Sendable {
+  package let index: Int
+  package let mailbox: any Mailbox
+  private let worker: Worker
+
+  package init(index: Int, worker: Worker) {
+    self.index = index
+    mailbox = worker.driver.mailbox
+    self.worker = worker
+  }
+
+  /// Hands the worker to `work`; the caller must be on the worker's loop.
+  package func run(_ work: (Worker) -> Void) { work(worker) }
+
+  /// Runs `work` on the worker's loop.
+  package func post(_ work: @escaping @Sendable (Worker) -> Void) {
+    mailbox.post { work(worker) }
+  }
+}
+
+package final class Worker {
+  /// Names being looked up at once; a call for one more is answered with `overloaded`.
+  static let unknownServicesMax = 1024
+  static let freeCallsMax = 256
+  /// How often idle connections are looked through, in nanoseconds.
+  static let sweepInterval: Int64 = 1_000_000_000
+
+  package let driver: any Driver
+  package let settings: DataPathSettings
+  package let metrics: WorkerMetrics
+  let readers = ReaderScratch()
+  /// Where outgoing messages are put together; used up within one turn.
+  let scratch = ByteBuffer(capacity: 16 * 1024)
+  private let control: any ControlPort
+  package let index: Int
+
+  private var services: [ServiceName: ServiceTable] = [:]
+  private var unknownServices = 0
+  var routes: ByteKeyedCache<Route>
+  private var inboundEndpoints: ByteKeyedCache<InboundEndpoint>
+  var inboundRequests: UInt64 = 0
+  var inboundErrors: UInt64 = 0
+  /// Requests that are no call of a known route: the registry API, health, bad paths and malformed messages.
+  let unroutedHandle: WorkerMetrics.Handle
+  let inboundHandle: WorkerMetrics.Handle
+  private let startedAt: Instant
+  /// Resident memory of the process, told by the control loop now and then.
+  package var memoryBytes = 0
+  private var fixedTargets: [String: UpstreamTarget] = [:]
+  private var freeCalls: [OutboundCall] = []
+  private var idCounter: UInt64
+  var callsInFlight = 0
+  var idleUpstreams = 0
+  var openUpstreams = 0
+  /// The app behind this sidecar, where calls from the framework go.
+  private(set) var app: UpstreamTarget?
+  /// True while the app's health allows calls; the registration follows it.
+  package var isAppHealthy = true
+
+  private(set) var ingress = ConnectionList<IngressConnection>()
+  private(set) var inbound = ConnectionList<InboundConnection>()
+  private var listeners: [Listener] = []
+  package private(set) var isDraining = false
+  private var onDrained: (() -> Void)?
+  private lazy var sweepTimer = LoopTimer { [unowned self] in self.sweep() }
+
+  package init(index: Int, driver: any Driver, settings: DataPathSettings, control: any ControlPort) {
+    self.index = index
+    self.driver = driver
+    self.settings = settings
+    self.control = control
+    metrics = WorkerMetrics()
+    routes = ByteKeyedCache(capacity: 4096, seed: driver.random.next())
+    inboundEndpoints = ByteKeyedCache(capacity: 256, seed: driver.random.next())
+    unroutedHandle = metrics.handle(MetricSeries(.out, dialect: "http", route: "other"))
+    inboundHandle = metrics.handle(MetricSeries(.in, dialect: "mucp", route: "other"))
+    startedAt = driver.now
+    // Ids are unique in the process: each worker counts in a range of its own.
+    idCounter = UInt64(index) &<< 48
+    if let target = settings.appTarget {
+      app = UpstreamTarget(address: target, hostHeader: settings.appHost, isReusable: true, worker: self)
+    }
+  }
+
+  func nextID() -> UInt64 {
+    idCounter &+= 1
+    return idCounter
+  }
+
+  // MARK: Listening
+
+  /// Takes calls of the app on `address`.
+  package func listenForApp(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
+    let listener = try driver.listen(on: address, sharedPort: sharedPort) { [unowned self] stream in
+      guard ingress.count < settings.connectionsMax, !isDraining else {
+        metrics.add(.refusedFromApp)
+        stream.handler = RefusedConnection.shared
+        stream.reset()
+        return
+      }
+      metrics.add(.acceptedFromApp)
+      let connection = IngressConnection(worker: self, stream: stream)
+      ingress.add(connection)
+      stream.handler = connection
+      armSweep()
+    }
+    listeners.append(listener)
+    return listener.address
+  }
+
+  /// Takes calls of the framework on `address`.
+  package func listenForFramework(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
+    let listener = try driver.listen(on: address, sharedPort: sharedPort) { [unowned self] stream in
+      guard inbound.count < settings.connectionsMax, !isDraining else {
+        metrics.add(.refusedFromFramework)
+        stream.handler = RefusedConnection.shared
+        stream.reset()
+        return
+      }
+      metrics.add(.acceptedFromFramework)
+      let connection = InboundConnection(worker: self, stream: stream)
+      inbound.add(connection)
+      stream.handler = connection
+      armSweep()
+    }
+    listeners.append(listener)
+    return listener.address
+  }
+
+  func remove(_ connection: IngressConnection) {
+    ingress.remove(connection)
+    checkDrained()
+  }
+
+  func remove(_ connection: InboundConnection) {
+    inbound.remove(connection)
+    checkDrained()
+  }
+
+  // MARK: Services
+
+  package func apply(_ delta: CatalogDelta) {
+    for entry in delta.changed { apply(entry) }
+    for name in delta.removed {
+      guard let table = services[name], table.revision <= delta.revision else { continue }
+      table.removeAll(at: driver.now)
+      routes.removeAll { $0.service === table }
+      if table.waiting.isEmpty { services[name] = nil }
+    }
+  }
+
+  private func apply(_ entry: ServiceEntry) {
+    let table = services[entry.name] ?? makeTable(entry.name)
+    if table.status != .present, unknownServices > 0 { unknownServices -= 1 }
+    table.update(entry)
+    let waiting = table.waiting
+    table.waiting.removeAll()
+    for call in waiting { call.resolved(found: true) }
+  }
+
+  private func makeTable(_ name: ServiceName) -> ServiceTable {
+    let table = ServiceTable(name: name, worker: self)
+    services[name] = table
+    return table
+  }
+
+  /// The control loop has asked every registry for `name`. Found: the entry is in a delta or comes with this.
+  package func resolved(_ name: ServiceName, _ entry: ServiceEntry?) {
+    if let entry {
+      apply(entry)
+      return
+    }
+    guard let table = services[name], table.status == .resolving else { return }
+    table.status = .absent(since: driver.now)
+    let waiting = table.waiting
+    table.waiting.removeAll()
+    for call in waiting { call.resolved(found: false) }
+    unknownServices -= 1
+    services[name] = nil
+  }
+
+  /// The table of `name`; one that is not known yet is asked for. Nil when too many unknown names are being looked up.
+  func service(_ name: ServiceName) -> ServiceTable? {
+    if let table = services[name] { return table }
+    guard unknownServices < Self.unknownServicesMax else { return nil }
+    unknownServices += 1
+    let table = makeTable(name)
+    resolve(table)
+    return table
+  }
+
+  func resolve(_ table: ServiceTable) {
+    table.status = .resolving
+    control.resolve(table.name, for: WorkerPort(index: index, worker: self))
+  }
+
+  package func handle(_ request: APIRequest, reply: @escaping (APIReply) -> Void) {
+    let box = LoopBound(reply)
+    let mailbox = driver.mailbox
+    control.handle(request) { answer in mailbox.post { box.value(answer) } }
+  }
+
+  // MARK: Calls
+
+  func takeCall() -> OutboundCall { freeCalls.popLast() ?? OutboundCall(worker: self) }
+
+  func recycle(_ call: OutboundCall) {
+    guard freeCalls.count < Self.freeCallsMax else { return }
+    call.clear()
+    freeCalls.append(call)
+  }
+
+  /// The target of an address that a caller named itself. At most 256 are remembered.
+  func fixedTarget(_ address: String) -> UpstreamTarget? {
+    if let target = fixedTargets[address] { return target }
+    guard let parsed = DialTarget(address) else { return nil }
+    if case .opaque = parsed { return nil }
+    let target = UpstreamTarget(address: parsed, hostHeader: FixedBytes(address), isReusable: true, worker: self)
+    if fixedTargets.count >= 256, let victim = fixedTargets.first(where: { $0.value.inFlight == 0 }) {
+      victim.value.retire()
+      fixedTargets[victim.key] = nil
+    }
+    if fixedTargets.count < 256 { fixedTargets[address] = target }
+    return target
+  }
+
+  // MARK: Inbound
+
+  /// A call has found the app gone.
+  func appFailed() { control.appFailed() }
+
+  /// An endpoint of the app as its callers name it; found by its bytes, without a `String`, once seen.
+  func inboundEndpoint(_ name: UnsafeRawBufferPointer) -> InboundEndpoint {
+    if let endpoint = inboundEndpoints.find(name) { return endpoint }
+    let endpoint = InboundEndpoint(
+      service: settings.serviceName ?? "", name: String(decoding: name, as: UTF8.self), metrics: metrics)
+    inboundEndpoints.insert(name, endpoint)
+    return endpoint
+  }
+
+  /// The numbers of Debug.Stats, of this worker.
+  func stats() -> DebugReplies.Stats {
+    let now = UInt64(max(driver.unixNanoseconds, 0) / 1_000_000_000)
+    let uptime = UInt64(driver.now.nanoseconds(since: startedAt) / 1_000_000_000)
+    return DebugReplies.Stats(
+      timestamp: now, started: now - min(uptime, now), uptime: uptime, memory: UInt64(memoryBytes),
+      threads: UInt64(settings.threads), requests: inboundRequests, errors: inboundErrors)
+  }
+
+  // MARK: Housekeeping
+
+  func armSweep() {
+    if !sweepTimer.isArmed { driver.timers.arm(sweepTimer, after: Self.sweepInterval, from: driver.now) }
+  }
+
+  private func sweep() {
+    let now = driver.now
+    for table in services.values {
+      for node in table.nodes { node.target.sweep(now) }
+    }
+    for target in fixedTargets.values { target.sweep(now) }
+    app?.sweep(now)
+    ingress.forEach { $0.sweep(now) }
+    inbound.forEach { $0.sweep(now) }
+    if idleUpstreams > 0 || ingress.count > 0 || inbound.count > 0 { armSweep() }
+  }
+
+  /// Stops accepting, lets calls in flight end, closes idle connections, then calls `completion`.
+  package func drain(_ completion: @escaping () -> Void) {
+    guard !isDraining else { return }
+    isDraining = true
+    onDrained = completion
+    for listener in listeners { listener.close() }
+    listeners.removeAll()
+    ingress.forEach { $0.closeWhenIdle() }
+    inbound.forEach { $0.closeWhenIdle() }
+    checkDrained()
+  }
+
+  private func checkDrained() {
+    guard isDraining, ingress.count == 0, inbound.count == 0, let completion = onDrained else { return }
+    onDrained = nil
+    for table in services.values { for node in table.nodes { node.target.retire() } }
+    for target in fixedTargets.values { target.retire() }
+    app?.retire()
+    sweepTimer.cancel()
+    driver.later { completion() }
+  }
+
+  /// Closes everything at once, calls in flight too.
+  package func closeAll() {
+    for listener in listeners { listener.close() }
+    listeners.removeAll()
+    ingress.forEach { $0.abort() }
+    inbound.forEach { $0.abort() }
+  }
+
+  /// What was counted, with the levels of this moment.
+  package func measured() -> WorkerMetricsSnapshot {
+    metrics.set(.openFromApp, ingress.count)
+    metrics.set(.openFromFramework, inbound.count)
+    metrics.set(.pooledIdle, idleUpstreams)
+    metrics.set(.pooledActive, openUpstreams - idleUpstreams)
+    metrics.set(.requestsInFlight, callsInFlight)
+    return metrics.snapshot()
+  }
+}
+
+/// An endpoint of the app and its counters. Its name becomes a label once the app has answered a call of it: until then
+/// it may be anything a caller made up.
+final class InboundEndpoint {
+  private let service: String
+  private let name: String
+  private let metrics: WorkerMetrics
+  private var handles: [WorkerMetrics.Handle?]
+  var isReal = false {
+    didSet { if isReal != oldValue { forget() } }
+  }
+
+  init(service: String, name: String, metrics: WorkerMetrics) {
+    self.service = service
+    self.name = name
+    self.metrics = metrics
+    handles = Array(repeating: nil, count: CallerForm.allCases.count)
+  }
+
+  private func forget() {
+    for index in handles.indices { handles[index] = nil }
+  }
+
+  func handle(_ form: CallerForm) -> WorkerMetrics.Handle {
+    if let handle = handles[form.rawValue] { return handle }
+    let handle = metrics.handle(
+      MetricSeries(
+        .in, dialect: form.dialect, route: "/{handler}/{method}", service: service, endpoint: isReal ? name : ""))
+    handles[form.rawValue] = handle
+    return handle
+  }
+}
+
+/// A value of one loop on its way through another, which does not touch it.
+struct LoopBound<Value>: @unchecked Sendable {
+  let value: Value
+  init(_ value: Value) { self.value = value }
+}
+
+/// Hears the end of a connection that was turned away.
+final class RefusedConnection: StreamHandler {
+  nonisolated(unsafe) static let shared = RefusedConnection()
+  func streamOpened(_ stream: ByteStream) {}
+  func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {}
+  func streamEnded(_ stream: ByteStream) {}
+  func streamDrained(_ stream: ByteStream) {}
+  func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {}
+}
+
+/// The connections of one listener: added and removed in constant time.
+protocol ListedConnection: AnyObject {
+  var listIndex: Int { get set }
+}
+
+struct ConnectionList<Connection: ListedConnection> {
+  private var items: [Connection] = []
+  var count: Int { items.count }
+
+  mutating func add(_ connection: Connection) {
+    connection.listIndex = items.count
+    items.append(connection)
+  }
+
+  mutating func remove(_ connection: Connection) {
+    let index = connection.listIndex
+    guard items.indices.contains(index), items[index] === connection else { return }
+    let last = items.removeLast()
+    if last !== connection {
+      items[index] = last
+      last.listIndex = index
+    }
+    connection.listIndex = -1
+  }
+
+  /// Over a copy: `body` may remove connections.
+  func forEach(_ body: (Connection) -> Void) {
+    let all = items
+    for connection in all { body(connection) }
+  }
+}

@@ -1,0 +1,139 @@
+// Paths and name pairs seen before, found again by their bytes: routing in the common case is one hash and one compare,
+// without a `String`.
+
+/// Where calls of one path go. Loop-confined.
+package final class Route {
+  package let service: ServiceTable
+  /// `Handler.Method`
+  package let endpoint: FixedBytes
+  private let metrics: WorkerMetrics
+  private let seriesService: String
+  private let seriesEndpoint: String
+  private var handles: [WorkerMetrics.Handle?]
+
+  /// `isKnown`: the service exists, so that its names may become labels of metrics.
+  init(service: ServiceTable, endpoint: FixedBytes, isKnown: Bool, metrics: WorkerMetrics) {
+    self.service = service
+    self.endpoint = endpoint
+    self.metrics = metrics
+    seriesService = isKnown ? service.name : ""
+    seriesEndpoint = isKnown ? endpoint.text : ""
+    handles = Array(repeating: nil, count: CallerForm.allCases.count)
+  }
+
+  /// The counters of calls that came in that form; made when first asked for.
+  func handle(_ form: CallerForm) -> WorkerMetrics.Handle {
+    if let handle = handles[form.rawValue] { return handle }
+    let handle = metrics.handle(
+      MetricSeries(
+        .out, dialect: form.dialect, route: form.template, service: seriesService, endpoint: seriesEndpoint))
+    handles[form.rawValue] = handle
+    return handle
+  }
+}
+
+/// How a call reached the local API.
+enum CallerForm: Int, CaseIterable {
+  case path, headers, rpc, legacyFrame, xMicroFrame, microFrame
+
+  init(_ dialect: FrameDialect) {
+    switch dialect {
+    case .legacy: self = .legacyFrame
+    case .xMicro: self = .xMicroFrame
+    case .micro: self = .microFrame
+    }
+  }
+
+  var isFrame: Bool { rawValue >= Self.legacyFrame.rawValue }
+
+  /// As a label of metrics.
+  var dialect: String {
+    switch self {
+    case .path, .headers, .rpc: "http"
+    case .legacyFrame: "mucp-legacy"
+    case .xMicroFrame: "mucp-x-micro"
+    case .microFrame: "mucp"
+    }
+  }
+
+  var template: String {
+    switch self {
+    case .path: "/{service}/{method}"
+    case .headers: "Micro-Endpoint"
+    case .rpc: "/rpc"
+    case .legacyFrame, .xMicroFrame, .microFrame: "frame"
+    }
+  }
+}
+
+/// A hash table from bytes to values, of fixed size: when a bucket is full one of its entries is overwritten. What goes
+/// in is up to the user; for routes only those of services that exist, so strangers' paths cannot fill it.
+package struct ByteKeyedCache<Value> {
+  /// Bytes of a key; longer ones are not kept.
+  package static var keyMax: Int { 256 }
+  private static var ways: Int { 4 }
+
+  private struct Entry {
+    var hash: UInt64
+    var key: [UInt8]
+    var value: Value
+  }
+  private var entries: [Entry?]
+  private let bucketMask: Int
+  private var turn = 0
+  private let seed: UInt64
+
+  /// `capacity` is a power of two, 4 at least. `seed` keeps strangers from choosing keys that collide.
+  package init(capacity: Int, seed: UInt64) {
+    precondition(capacity >= 4 && capacity & (capacity - 1) == 0)
+    self.seed = seed
+    entries = Array(repeating: nil, count: capacity)
+    bucketMask = capacity / Self.ways - 1
+  }
+
+  @inline(__always) private func hash(_ key: UnsafeRawBufferPointer) -> UInt64 {
+    var state = seed ^ UInt64(truncatingIfNeeded: key.count)
+    var index = 0
+    while index &+ 8 <= key.count {
+      state = Self.mix(state ^ key.loadUnaligned(fromByteOffset: index, as: UInt64.self))
+      index &+= 8
+    }
+    var tail: UInt64 = 0
+    while index < key.count {
+      tail = tail &<< 8 | UInt64(key[index])
+      index &+= 1
+    }
+    return Self.mix(state ^ tail)
+  }
+
+  @inline(__always) private static func mix(_ value: UInt64) -> UInt64 {
+    let product = value.multipliedFullWidth(by: 0x9E37_79B9_7F4A_7C15)
+    return product.high ^ product.low
+  }
+
+  package func find(_ key: UnsafeRawBufferPointer) -> Value? {
+    let hash = hash(key)
+    let first = (Int(truncatingIfNeeded: hash) & bucketMask) &* Self.ways
+    for slot in first..<first &+ Self.ways {
+      guard let entry = entries[slot], entry.hash == hash else { continue }
+      if entry.key.withUnsafeBytes({ ASCIIText.equals($0, key) }) { return entry.value }
+    }
+    return nil
+  }
+
+  package mutating func insert(_ key: UnsafeRawBufferPointer, _ value: Value) {
+    guard key.count <= Self.keyMax else { return }
+    let hash = hash(key)
+    let first = (Int(truncatingIfNeeded: hash) & bucketMask) * Self.ways
+    var slot = first + turn
+    turn = (turn + 1) % Self.ways
+    for way in first..<first + Self.ways where entries[way] == nil { slot = way }
+    entries[slot] = Entry(hash: hash, key: Array(key), value: value)
+  }
+
+  package mutating func removeAll(where isGone: (Value) -> Bool) {
+    for index in entries.indices {
+      if let entry = entries[index], isGone(entry.value) { entries[index] = nil }
+    }
+  }
+}

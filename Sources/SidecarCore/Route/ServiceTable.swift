@@ -1,0 +1,106 @@
+// What one worker knows of one service: its nodes with their connections, the selector that chooses among them, and the
+// calls that wait until the registries have answered.
+
+/// A node of a service as one worker uses it.
+package final class NodeState {
+  package let node: Node
+  package let dialect: NodeDialect
+  package let target: UpstreamTarget
+  /// The header line that tells a caller which node answered.
+  let truthHeader: FixedBytes
+  /// Passed over while another node can be had, after a refused dial.
+  package internal(set) var avoidUntil = Instant(nanoseconds: 0)
+
+  init(_ catalogNode: CatalogNode, worker: Worker) {
+    node = catalogNode.node
+    dialect = NodeDialect(metadata: node.metadata)
+    truthHeader = FixedBytes("X-Micro-Node: \(node.id)\r\n")
+    target = UpstreamTarget(
+      address: catalogNode.target, hostHeader: FixedBytes(node.address), isReusable: dialect.reusable, worker: worker)
+  }
+}
+
+/// One service on one worker. Loop-confined.
+package final class ServiceTable {
+  /// How long a node is passed over after a dial it refused, in nanoseconds.
+  static let avoidTime: Int64 = 1_000_000_000
+  /// Calls that may wait for the registries' first answer; more are answered with `overloaded`.
+  package static let waitersMax = 1024
+
+  package enum Status: Equatable {
+    /// The registries have been asked.
+    case resolving
+    case present
+    /// No registry has it, as of then.
+    case absent(since: Instant)
+  }
+
+  package let name: ServiceName
+  package let nameBytes: FixedBytes
+  package internal(set) var status = Status.resolving
+  /// Only nodes that can be called over the HTTP transport; an index here is a selector's index.
+  package private(set) var nodes: [NodeState] = []
+  /// Nodes left out because they speak another transport or dialect.
+  package private(set) var uncallable: [Node] = []
+  package private(set) var revision: UInt64 = 0
+  package private(set) var isStale = false
+  var selector: any Selector
+  /// Some node may be marked to be avoided.
+  var mayAvoid = false
+  var waiting: [OutboundCall] = []
+  private unowned let worker: Worker
+
+  init(name: ServiceName, worker: Worker) {
+    self.name = name
+    nameBytes = FixedBytes(name)
+    self.worker = worker
+    selector = worker.settings.makeSelector()
+  }
+
+  /// Takes over what the registries say now. Nodes that stay keep their connections.
+  func update(_ entry: ServiceEntry) {
+    isStale = entry.isStale
+    status = .present
+    guard entry.revision > revision else { return }
+    revision = entry.revision
+    var known: [String: NodeState] = [:]
+    for state in nodes { known[state.node.id] = state }
+    var kept: [NodeState] = []
+    uncallable.removeAll()
+    for catalogNode in entry.nodes {
+      if let state = known[catalogNode.node.id], state.node == catalogNode.node {
+        known[catalogNode.node.id] = nil
+        kept.append(state)
+        continue
+      }
+      let state = NodeState(catalogNode, worker: worker)
+      if case .opaque = catalogNode.target {
+        uncallable.append(catalogNode.node)
+      } else if !state.dialect.speaksHTTPFrames {
+        uncallable.append(catalogNode.node)
+      } else {
+        kept.append(state)
+      }
+    }
+    nodes = kept
+    for gone in known.values { gone.target.retire() }
+    selector.rebuild(Candidates(revision: revision, nodes: nodes.map(\.node)))
+  }
+
+  func removeAll(at now: Instant) {
+    status = .absent(since: now)
+    for node in nodes { node.target.retire() }
+    nodes = []
+    uncallable = []
+    selector.rebuild(Candidates(revision: revision, nodes: []))
+  }
+
+  /// The nodes to pass over at first, as a mask of indices.
+  func avoided(_ now: Instant) -> UInt64 {
+    guard mayAvoid else { return 0 }
+    var mask: UInt64 = 0
+    for (index, node) in nodes.prefix(64).enumerated() where node.avoidUntil > now { mask |= 1 &<< UInt64(index) }
+    if mask == 0 { mayAvoid = false }
+    return mask
+  }
+}

@@ -1,0 +1,114 @@
+// `micro-sidecar doctor`: tries what a sidecar needs, one thing after another, and says what is wrong and what to do.
+
+import SidecarBuiltins
+import SidecarCore
+import SidecarUV
+
+struct Doctor {
+  let settings: Settings
+  let plugins: PluginTable
+  let driver: UVDriver
+
+  func examine() async -> [Formats.Finding] {
+    var findings: [Formats.Finding] = []
+    for warning in settings.warnings {
+      findings.append(Formats.Finding(subject: "settings", verdict: .warning, detail: warning))
+    }
+    findings.append(await listener("local API", settings.sidecarAddress, "MICRO_SIDECAR_ADDRESS"))
+    if let admin = settings.adminAddress {
+      findings.append(await listener("admin", admin, "MICRO_ADMIN_ADDRESS"))
+    }
+    findings.append(await app())
+    for choice in settings.registries { findings += await registry(choice) }
+    return findings
+  }
+
+  /// A port is fine when it is free, or when a sidecar has it.
+  private func listener(_ subject: String, _ address: SocketAddress, _ key: String) async -> Formats.Finding {
+    if case .unix = address {
+    } else if address.port == 0 {
+      return Formats.Finding(subject: subject, verdict: .ok, detail: "any free port of \(address.host)")
+    }
+    do throws(DriverError) {
+      try driver.listen(on: address, sharedPort: false) { _ in }.close()
+      return Formats.Finding(subject: subject, verdict: .ok, detail: "\(address) is free; no sidecar runs there")
+    } catch {
+      guard error.code == "EADDRINUSE" else {
+        return Formats.Finding(
+          subject: subject, verdict: .problem, detail: "\(address) cannot be bound: \(error.message)",
+          advice: "choose another address with \(key)")
+      }
+    }
+    let path = subject == "admin" ? "/livez" : "/health"
+    do throws(LocalFailure) {
+      let reply = try await LocalRequest.send(
+        driver, to: address, method: "GET", target: path, timeout: 2_000_000_000)
+      let detail = "a sidecar answers at \(address) with \(reply.status)"
+      return Formats.Finding(subject: subject, verdict: reply.status < 500 ? .ok : .warning, detail: detail)
+    } catch {
+      return Formats.Finding(
+        subject: subject, verdict: .problem,
+        detail: "\(address) is taken by something that does not answer as a sidecar: \(error.message)",
+        advice: "find it with `ss -ltnp`, or choose another address with \(key)")
+    }
+  }
+
+  private func app() async -> Formats.Finding {
+    guard let target = settings.appAddress else {
+      return Formats.Finding(
+        subject: "app", verdict: settings.serverName == nil ? .ok : .warning,
+        detail: "no app is configured: the sidecar only makes calls",
+        advice: settings.serverName == nil
+          ? "" : "MICRO_SERVER_NAME is set; set MICRO_APP_ADDRESS to where the app listens")
+    }
+    let outcome = await withCheckedContinuation { continuation in
+      AppHealthMonitor.askOnce(settings: settings, target: target, driver: driver) {
+        continuation.resume(returning: $0)
+      }
+    }
+    switch outcome {
+    case .success:
+      return Formats.Finding(subject: "app", verdict: .ok, detail: "the app at \(target) answers")
+    case .failure(let why):
+      return Formats.Finding(
+        subject: "app", verdict: .problem, detail: "the app at \(target) \(why)",
+        advice: "start it, or correct MICRO_APP_ADDRESS or MICRO_APP_HEALTH")
+    }
+  }
+
+  private func registry(_ choice: PluginChoice) async -> [Formats.Finding] {
+    let subject = "registry \(choice)"
+    let registry: any Registry
+    do throws(ConfigurationError) {
+      registry = try plugins.registry(choice.name)(
+        PluginEnvironment(
+          driver: driver, log: NoLog(), argument: choice.argument, addresses: settings.registryAddresses))
+    } catch {
+      return [
+        Formats.Finding(
+          subject: subject, verdict: .problem, detail: error.message, advice: "correct MICRO_REGISTRY")
+      ]
+    }
+    var findings: [Formats.Finding] = []
+    do throws(RegistryError) {
+      let names = try await registry.list()
+      findings.append(
+        Formats.Finding(subject: subject, verdict: .ok, detail: "answers; it knows \(names.count) services"))
+      if let mdns = registry as? MDNSRegistry {
+        for diagnosis in try await mdns.diagnose() {
+          findings.append(
+            Formats.Finding(
+              subject: diagnosis.subject, verdict: diagnosis.isProblem ? .warning : .ok, detail: diagnosis.finding,
+              advice: diagnosis.nextStep ?? ""))
+        }
+        await mdns.close()
+      }
+    } catch {
+      findings.append(
+        Formats.Finding(
+          subject: subject, verdict: .problem, detail: error.description,
+          advice: "the sidecar goes on with what it last knew; services are found again once it answers"))
+    }
+    return findings
+  }
+}
