@@ -59,7 +59,9 @@ extension SimHost {
     var bound = address
     if address.port == 0 {
       bound.port = makePort { port in listeners.contains { $0.address.port == port } }
-    } else if listeners.contains(where: { $0.address.overlaps(address) && !(sharedPort && $0.isPortShared) }) {
+    } else if listeners.contains(where: {
+      $0.address.overlaps(address, dualStack: true) && !(sharedPort && $0.isPortShared)
+    }) {
       throw DriverError(operation: "listen", code: "EADDRINUSE", message: "\(address) is in use")
     }
     return bound
@@ -74,28 +76,30 @@ extension SimHost {
   /// The listener that a dial of `target` reaches; of several on a shared port, a random one.
   func listener(for target: SocketAddress) -> SimListener? {
     let exact = listeners.filter { $0.address == target }
-    let matching = exact.isEmpty ? listeners.filter { $0.address.accepts(target) } : exact
+    let matching = exact.isEmpty ? listeners.filter { $0.address.accepts(target, dualStack: true) } : exact
     return matching.isEmpty ? nil : matching[matching.count == 1 ? 0 : world.random.below(matching.count)]
   }
 }
 
 extension SocketAddress {
-  /// Both could receive the same packet.
-  func overlaps(_ other: SocketAddress) -> Bool {
+  /// Both could receive the same packet. A listener on `::` takes IPv4 too (`dualStack`); a datagram socket does not.
+  func overlaps(_ other: SocketAddress, dualStack: Bool = false) -> Bool {
     guard port == other.port else { return false }
     switch (self, other) {
     case (.unix(let a), .unix(let b)): return a == b
     case (.unix, _), (_, .unix): return false
     default: break
     }
-    if isIPv6 != other.isIPv6 { return false }
+    if isIPv6 != other.isIPv6 {
+      return dualStack && (isIPv6 && isWildcard || other.isIPv6 && other.isWildcard)
+    }
     return isWildcard || other.isWildcard || isSameHost(as: other)
   }
 
   /// A socket bound to this address gets what is sent to `target`.
-  func accepts(_ target: SocketAddress) -> Bool {
+  func accepts(_ target: SocketAddress, dualStack: Bool = false) -> Bool {
     guard port == target.port else { return false }
-    if isWildcard { return isIPv6 == target.isIPv6 }
+    if isWildcard { return isIPv6 == target.isIPv6 || isIPv6 && dualStack }
     return isSameHost(as: target)
   }
 }

@@ -289,6 +289,45 @@ final class DatagramEar: DatagramHandler {
     try world.checkNoLeaks()
   }
 
+  @Test func datagramsAreLostDoubledAndOvertakenAsPlanned() throws {
+    let plan = FaultPlan().with(.datagramLoss, 0.2).with(.datagramDuplicate, 0.2).with(.datagramLate, 0.2)
+    let world = SimWorld(seed: 17, plan: plan)
+    let (a, b) = (world.makeHost("a").makeLoop(), world.makeHost("b").makeLoop())
+    let ear = DatagramEar()
+    let any = try #require(SocketAddress(":9000"))
+    let sender = try a.bindDatagram(to: any, sharedPort: false, handler: DatagramEar())
+    let receiver = try b.bindDatagram(to: any, sharedPort: false, handler: ear)
+    for index in 0..<500 {
+      sender.send(Array("\(index)".utf8), to: b.host.address(port: 9000))
+      world.run(for: .milliseconds(1))
+    }
+    world.run(for: .seconds(1))
+    let numbers = ear.received.compactMap { Int($0.text) }
+    #expect((50...150).contains(500 - Set(numbers).count), "a fifth is lost")
+    #expect(numbers.count - Set(numbers).count > 40, "some come twice")
+    #expect(numbers != numbers.sorted(), "some are overtaken")
+    sender.close()
+    receiver.close()
+    try world.checkNoLeaks()
+  }
+
+  @Test func aListenerOnTheIPv6WildcardTakesIPv4Too() throws {
+    let world = SimWorld(seed: 18)
+    let loop = world.makeHost("a").makeLoop()
+    let both = try #require(SocketAddress("[::]:80"))
+    let listener = try loop.listen(on: both, sharedPort: false) { $0.handler = Ear() }
+    #expect(throws: DriverError.self) {
+      try loop.listen(on: try #require(SocketAddress(":80")), sharedPort: false) { $0.handler = Ear() }
+    }
+    let ear = Ear()
+    var isOpen = false
+    ear.onOpened = { _ in isOpen = true }
+    _ = loop.connect(to: .loopback(port: 80), handler: ear)
+    world.run(for: .seconds(1))
+    #expect(isOpen)
+    listener.close()
+  }
+
   @Test func filesAreWatchedAndReplacedWhole() throws {
     let world = SimWorld(seed: 13)
     let loop = world.makeHost("a").makeLoop()

@@ -10,8 +10,8 @@
 import SidecarCore
 
 /// A rule of the contract was broken.
-package struct ConformanceFailure: Error, CustomStringConvertible, Sendable {
-  package var description: String
+struct ConformanceFailure: Error, CustomStringConvertible, Sendable {
+  var description: String
 }
 
 /// One rule, or a few that belong together.
