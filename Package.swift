@@ -39,6 +39,9 @@ let package = Package(
       name: "SidecarBuiltinsTests",
       dependencies: ["SidecarBuiltins", "SidecarConformance", "SidecarSim", "SidecarUV"], swiftSettings: settings),
     .testTarget(
+      name: "CommandLineTests", dependencies: ["micro-sidecar", "SidecarBuiltins", "SidecarCore"],
+      exclude: ["Fixtures"], swiftSettings: settings),
+    .testTarget(
       name: "SidecarUVTests", dependencies: ["SidecarUV", "SidecarSim"], swiftSettings: settings),
     .testTarget(name: "SidecarSimTests", dependencies: ["SidecarSim"], swiftSettings: settings),
   ]

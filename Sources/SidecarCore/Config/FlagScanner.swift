@@ -56,7 +56,11 @@ package enum FlagScanner {
       let name = Setting.folded(String(flag.dropFirst(flag.hasPrefix("--") ? 2 : 1)))
       let rule = rules.first { $0.names.contains(name) }
       guard rule != nil || Settings.byName[name] != nil else {
-        scanned.problems.append(SettingProblem(.flag(flag), unknown(name, rules)))
+        let near = nearest(name, rules)
+        scanned.problems.append(SettingProblem(.flag(flag), unknown(name, near)))
+        // What follows a mistyped flag is its value, not a word to complain about as well.
+        let takesValue = near.map { near in rules.first { $0.names.contains(near) }?.takesValue ?? true } ?? false
+        if equals == nil, takesValue, index < arguments.count, !arguments[index].hasPrefix("-") { index += 1 }
         continue
       }
       var value = equals.map { String(argument[argument.index(after: $0)...]) }
@@ -82,12 +86,14 @@ package enum FlagScanner {
     return scanned
   }
 
-  private static func unknown(_ name: String, _ rules: [OptionRule]) -> String {
+  private static func nearest(_ name: String, _ rules: [OptionRule]) -> String? {
+    NearestName.of(name, among: Settings.byName.keys.map { $0 } + rules.flatMap(\.names).filter { $0.utf8.count > 1 })
+  }
+
+  private static func unknown(_ name: String, _ near: String?) -> String {
     if let reason = Settings.unsupported.first(where: { Setting.name(of: $0.key) == name })?.value.reason {
       return reason
     }
-    let names = Settings.byName.keys.map { $0 } + rules.flatMap(\.names).filter { $0.utf8.count > 1 }
-    if let near = NearestName.of(name, among: names) { return "no such flag; did you mean --\(near)?" }
-    return "no such flag; micro-sidecar help lists them"
+    return near.map { "no such flag; did you mean --\($0)?" } ?? "no such flag; micro-sidecar help lists them"
   }
 }

@@ -70,13 +70,15 @@ enum Formats {
   static func reply(_ body: [UInt8], _ output: OutputFormat) -> [UInt8] {
     guard output != .raw, let value = try? JSONValue(parsing: body) else { return body }
     // What go-micro's Go programs would escape for HTML is shown as it is, like the old command did.
-    return Array((value.text(layout: output == .json ? .compact : .tabbed, escaping: .plain) + "\n").utf8)
+    return Array(json(value, output == .json ? .compact : .tabbed).utf8)
   }
 
   /// A call that failed, for standard error.
   static func failure(_ call: CallArguments, _ error: MicroError, _ output: OutputFormat) -> String {
     let body = error.isStructured ? error.text : safe(error.detail)
-    if output == .json { return (error.isStructured ? body : MicroError(id: "", code: 500, detail: error.detail).text) + "\n" }
+    if output == .json {
+      return (error.isStructured ? body : MicroError(id: "", code: 500, detail: error.detail).text) + "\n"
+    }
     return "error calling \(safe(call.service)).\(safe(call.endpoint)): \(body)\n"
   }
 
@@ -183,7 +185,21 @@ enum Formats {
 
   // MARK: Helpers
 
-  private static func json(_ value: JSONValue) -> String { value.text(layout: .tabbed, escaping: .plain) + "\n" }
+  /// A document and a line break. What JSON allows and a terminal obeys is escaped; it can only stand inside strings.
+  private static func json(_ value: JSONValue, _ layout: JSONValue.Layout = .tabbed) -> String {
+    let text = value.text(layout: layout, escaping: .plain)
+    guard text.unicodeScalars.contains(where: { $0.value >= 0x7F && isControl($0.value) }) else { return text + "\n" }
+    var safe = ""
+    for scalar in text.unicodeScalars {
+      if scalar.value >= 0x7F, isControl(scalar.value) {
+        let digits = String(scalar.value, radix: 16)
+        safe += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+      } else {
+        safe.unicodeScalars.append(scalar)
+      }
+    }
+    return safe + "\n"
+  }
 
   /// Text from outside, fit for a terminal: control characters become U+FFFD, so a service cannot move the cursor.
   static func safe(_ text: String) -> String {

@@ -23,19 +23,19 @@ enum Help {
   private static let details = [
     "serve": "  Settings are in micro-sidecar help settings.",
     "run": """
-        Signals go to the app as well. When the app ends, its registration is withdrawn, calls under way finish, and its
-        exit status is the sidecar's.
-      """,
+      Signals go to the app as well. When the app ends, its registration is withdrawn, calls under way finish, and its
+      exit status is the sidecar's.
+    """,
     "call": """
-        --address HOST:PORT   this node, rather than one that is chosen
-        --metadata KEY=VALUE  metadata of the call; may be given again
-        -o json | raw         the reply on one line, or byte for byte
+      --address HOST:PORT   this node, rather than one that is chosen
+      --metadata KEY=VALUE  metadata of the call; may be given again
+      -o json | raw         the reply on one line, or byte for byte
 
-        micro-sidecar call go.micro.srv.greeter Say.Hello '{"name":"John"}'
-      """,
+      micro-sidecar call go.micro.srv.greeter Say.Hello '{"name":"John"}'
+    """,
     "health": """
-        --address HOST:PORT   this node of the service only
-      """,
+      --address HOST:PORT   this node of the service only
+    """,
     "doctor": "  Exits with 1 when something is broken.",
   ]
 

@@ -205,7 +205,7 @@ struct MetricsTests {
       from prometheus_client.parser import text_string_to_metric_families
       for family in text_string_to_metric_families(sys.stdin.read()):
           for s in family.samples:
-              print(s.name + repr(sorted(s.labels.items())), s.value)
+              print(s.name + repr(sorted(s.labels.items())), float(s.value))
       """
     let lines = try runPython(script, input: text).split(separator: "\n").map(String.init)
     let ours = try PrometheusText(parsing: text).families.flatMap(\.samples)
