@@ -6,7 +6,7 @@
 All contenders forward the same POST to the same node and run at once; the load visits them in turn (A B C A B C …), so
 that whatever else the machine does touches them alike. The measured process has the last core to itself, load and node
 share the others. CPU is what the kernel charged the process (all threads), per 100,000 requests; the median round is
-shown with the spread. Compare the ratios: absolute numbers are this machine's.
+shown with the spread, and the median of the rounds' ratios. Compare the ratios: absolute numbers are this machine's.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class Results:
 
     def cpu_median(self):
         return statistics.median(self.cpu)
+
+    def share_of(self, other):
+        """This one's CPU as a share of another's: the median over rounds, since what disturbs a round disturbs both."""
+        return statistics.median(mine / its for mine, its in zip(self.cpu, other.cpu))
 
 
 def load(program, cores, contender, requests, connections):
@@ -82,7 +86,7 @@ def measure_idle(program, cores, contender, count):
     return (after - before) / count
 
 
-def row(contender, r, base, idle):
+def row(contender, r, ours, idle):
     name = "**%s**" % contender.name if contender.name == "micro-sidecar" else contender.name
     latency = "%d / %d" % (statistics.median(r.p50), statistics.median(r.p99))
     rate = "{:,.0f}".format(statistics.median(r.rate))
@@ -93,7 +97,7 @@ def row(contender, r, base, idle):
         "%s %s" % (name, contender.version()),
         "%.2f (%.2f)" % (cpu, cpu * statistics.median(r.user_share)),
         "%.2f–%.2f" % (min(r.cpu), max(r.cpu)),
-        "%.2f" % (base / cpu) if base else "",
+        "%.2f" % ours.share_of(r) if ours else "",
         latency,
         rate,
         "%.1f" % (r.fresh_kilobytes / 1024),
@@ -105,9 +109,9 @@ def row(contender, r, base, idle):
 def table(contenders, results, arguments):
     head = ["", "CPU s per 100k requests (user part)", "spread", "sidecar ÷ this", "p50 / p99 µs", "requests/s"]
     head += ["fresh RSS MB", "RSS MB after the load", "KB per idle connection"]
-    base = results["micro-sidecar"].cpu_median() if "micro-sidecar" in results else None
+    ours = results.get("micro-sidecar")
     rows = [head, ["---"] * len(head)]
-    rows += [row(contender, results[contender.name], base, arguments.idle) for contender in contenders]
+    rows += [row(contender, results[contender.name], ours, arguments.idle) for contender in contenders]
     return "\n".join("| %s |" % " | ".join(cells) for cells in rows)
 
 
@@ -119,7 +123,7 @@ def verdicts(results, idle):
     found = []
     for name, share_max in CPU_MAX.items():
         if name in results:
-            share = ours.cpu_median() / results[name].cpu_median()
+            share = ours.share_of(results[name])
             found.append(("CPU is %.2f × %s (at most %.1f)" % (share, name, share_max), share <= share_max))
     megabytes = ours.fresh_kilobytes / 1024
     found.append(

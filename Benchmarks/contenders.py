@@ -149,7 +149,7 @@ class Sidecar(Contender):
 
     def version(self):
         shown = subprocess.run([self.binary, "version"], stdout=subprocess.PIPE, universal_newlines=True)
-        return (shown.stdout.split() or [""])[-1]
+        return re.search(r"\d+(\.\d+)+|$", shown.stdout).group()
 
     def environment(self):
         node = {

@@ -311,6 +311,9 @@ class Node:
         except OSError:
             pass
         self.listener.close()
+        self.reset_connections()
+
+    def reset_connections(self):
         for connection in self.connections:
             try:
                 connection.reset()

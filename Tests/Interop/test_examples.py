@@ -1,4 +1,4 @@
-"""The example apps behind a sidecar, and the calls they show; and mDNS between two sidecars of this host."""
+"""The example apps behind a sidecar, and the calls they show."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
-from sidecar import SOURCE_ROOT, BlackBox, Process, ask, eventually, free_port
+from sidecar import SOURCE_ROOT, BlackBox, eventually, free_port
 
 HELLO = "go.micro.srv.hello"
 EXAMPLES = os.path.join(SOURCE_ROOT, "examples")
@@ -42,34 +41,3 @@ class Examples(BlackBox):
 
     def test_shell(self):
         self.example("socat", "bash", os.path.join(EXAMPLES, "shell", "hello.sh"))
-
-
-class MulticastDNS(BlackBox):
-    """On a host without working multicast the two meet by the loopback rendezvous; what the caller sees is the same."""
-
-    def test_two_sidecars_find_each_other_and_the_second_forgets_the_first(self):
-        name = "go.micro.srv.md%d" % (os.getpid() % 100_000)
-        short = name.rsplit(".", 1)[1]
-        app_port = free_port()
-        program = os.path.join(EXAMPLES, "python", "hello.py")
-        app = self.start_process(
-            Process("hello.py", [sys.executable, program], {"MICRO_APP_ADDRESS": "127.0.0.1:%d" % app_port})
-        )
-        eventually(lambda: ask(app_port, "GET", "/health").status == 200)
-        environment = {"MICRO_SERVER_ADDRESS": ":0"}
-        inside = self.start(registry="mdns", name=name, app=app_port, environment=environment)
-        outside = self.start(registry="mdns")
-        begun = time.monotonic()
-        answer = outside.post("/%s/say/hello" % short, {"name": "a"})
-        took = (time.monotonic() - begun) * 1000
-        self.assertEqual((answer.status, answer.json()), (200, {"msg": "Hello a"}))
-        print("        first call over mDNS: %.1f ms" % took)
-        self.assertIn(name, [entry["name"] for entry in outside.get("/registry").json()])
-        inside.stop()
-        eventually(lambda: outside.post("/%s/say/hello" % short, {}).status == 404, what="the goodbye")
-
-    def test_an_unknown_name_is_told_soon(self):
-        sidecar = self.start(registry="mdns")
-        begun = time.monotonic()
-        self.assert_error(sidecar.post("/nobody%d/say/hello" % os.getpid(), {}), 404)
-        self.assertLess(time.monotonic() - begun, 3)

@@ -284,8 +284,7 @@ class Outbound(BlackBox):
         sidecar = self.start(services=[service(HELLO, node.registration())])
         for turn in range(5):
             self.assertEqual(sidecar.post("/hello/say/hello", {}).status, 200, turn)
-            for connection in node.connections:
-                connection.reset()
+            node.reset_connections()
 
     def test_a_refusing_node_costs_no_call_while_another_is_there(self):
         node = self.start_server(Node(greeter))

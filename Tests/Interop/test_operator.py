@@ -172,7 +172,8 @@ class Commands(BlackBox):
     def test_a_call_that_fails_has_a_status_and_an_error(self):
         status, out, err = self.verb("call", HELLO, "Say.Fail", "{}")
         self.assertNotEqual(status, 0)
-        self.assertIn("bad <name>", out + err)
+        self.assertIn('"code":400', out + err)
+        self.assertIn("bad \\u003cname\\u003e", out + err)
         status, out, err = self.verb("call", HELLO, "Say.Hello", "{nonsense")
         self.assertNotEqual(status, 0)
 
