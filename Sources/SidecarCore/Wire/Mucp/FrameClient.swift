@@ -89,8 +89,6 @@ package enum FrameClient {
     routingFields(call, service, endpoint, caller, buffer)
     metadata(buffer)
     buffer.append("Content-Length: ")
-    // The body's length is known only once it is written for JSON-RPC, whose method may need escapes: it is written
-    // behind a gap for the digits.
     switch codec {
     case .json:
       // Some servers decode an empty body as an error rather than as a zero message.
@@ -105,12 +103,12 @@ package enum FrameClient {
       buffer.append(payload)
     case .protoRPC:
       buffer.append(
-        decimal: ProtoRPCEnvelope.size(methodBytes: endpoint.count, errorBytes: 0, payloadBytes: payload.count))
+        decimal: ProtoRPCEnvelope.size(methodBytes: endpoint.count, errorBytes: nil, payloadBytes: payload.count))
       buffer.append("\r\n\r\n")
       ProtoRPCEnvelope.write(
-        method: endpoint, seq: call.id, error: UnsafeRawBufferPointer(start: nil, count: 0), payload: payload,
-        into: buffer)
+        method: endpoint, seq: call.id, error: nil, payload: payload, into: buffer)
     case .jsonRPC:
+      // The method may need escapes, so the length is known only afterwards.
       let body = ByteBuffer(capacity: payload.count + endpoint.count + 64)
       JSONRPCRequest.write(method: endpoint, argument: payload, id: call.id, into: body)
       buffer.append(decimal: body.count)
@@ -120,8 +118,8 @@ package enum FrameClient {
     return codec
   }
 
-  /// Every generation's routing names (wire knowledge: v0.17 reads X-Micro-Service and -Method, v0.20 -Endpoint and -Id,
-  /// v0.23 the bare names, v1.18 and later only those).
+  /// Every generation's routing names: v0.17 reads X-Micro-Service and -Method, v0.20 -Endpoint and -Id, v0.23 the bare
+  /// names too, v1.18 and later only those.
   private static func routingFields(
     _ call: FrameCall, _ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer,
     _ caller: UnsafeRawBufferPointer, _ buffer: ByteBuffer

@@ -3,8 +3,8 @@
 //   len32 | header | len32 | payload      lengths big-endian
 //   header: 1 string method, 2 fixed64 seq, 3 string error
 //
-// Writers up to 1.x (proto2) emit every field, those from 2.0 on (proto3) none that is zero, so that a header may have
-// no bytes at all. We read both and write every field.
+// A request's header has the first two fields. Writers up to 1.x (proto2) emit every field they have, those from 2.0 on
+// (proto3) none that is zero, so that a header may have no bytes at all. We read both and write every field.
 
 /// A proto-rpc message as ranges of its body.
 package struct ProtoRPCEnvelope: Equatable, Sendable {
@@ -50,32 +50,35 @@ package struct ProtoRPCEnvelope: Equatable, Sendable {
 
   // MARK: Writing
 
-  /// Bytes of a message with parts of these sizes.
-  package static func size(methodBytes: Int, errorBytes: Int, payloadBytes: Int) -> Int {
+  /// Bytes of a message with parts of these sizes. `errorBytes` is nil for a request, whose header has no error.
+  package static func size(methodBytes: Int, errorBytes: Int?, payloadBytes: Int) -> Int {
     4 + headerSize(methodBytes, errorBytes) + 4 + payloadBytes
   }
 
-  private static func headerSize(_ methodBytes: Int, _ errorBytes: Int) -> Int {
-    1 + ProtobufWriter.varintSize(UInt64(methodBytes)) + methodBytes + 9 + 1
-      + ProtobufWriter.varintSize(UInt64(errorBytes)) + errorBytes
+  private static func headerSize(_ methodBytes: Int, _ errorBytes: Int?) -> Int {
+    let request = 1 + ProtobufWriter.varintSize(UInt64(methodBytes)) + methodBytes + 9
+    guard let errorBytes else { return request }
+    return request + 1 + ProtobufWriter.varintSize(UInt64(errorBytes)) + errorBytes
   }
 
-  /// Writes a message; exactly `size` bytes. The payload has less than 4 GiB.
+  /// Writes a message; exactly `size` bytes. `error` is nil for a request. The payload has less than 4 GiB.
   package static func write(
-    method: UnsafeRawBufferPointer, seq: UInt64, error: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
+    method: UnsafeRawBufferPointer, seq: UInt64, error: UnsafeRawBufferPointer?, payload: UnsafeRawBufferPointer,
     into buffer: ByteBuffer
   ) {
     precondition(payload.count <= Int(UInt32.max), "a payload must fit its length field")
-    buffer.reserve(size(methodBytes: method.count, errorBytes: error.count, payloadBytes: payload.count))
-    buffer.append(bigEndian: UInt32(headerSize(method.count, error.count)))
+    buffer.reserve(size(methodBytes: method.count, errorBytes: error?.count, payloadBytes: payload.count))
+    buffer.append(bigEndian: UInt32(headerSize(method.count, error?.count)))
     buffer.append(0x0A as UInt8)
     ProtobufWriter.varint(UInt64(method.count), into: buffer)
     buffer.append(method)
     buffer.append(0x11 as UInt8)
     for shift in 0..<8 { buffer.append(UInt8(truncatingIfNeeded: seq &>> UInt64(shift * 8))) }
-    buffer.append(0x1A as UInt8)
-    ProtobufWriter.varint(UInt64(error.count), into: buffer)
-    buffer.append(error)
+    if let error {
+      buffer.append(0x1A as UInt8)
+      ProtobufWriter.varint(UInt64(error.count), into: buffer)
+      buffer.append(error)
+    }
     buffer.append(bigEndian: UInt32(payload.count))
     buffer.append(payload)
   }
