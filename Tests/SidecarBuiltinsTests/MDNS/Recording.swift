@@ -55,10 +55,12 @@ func recorderLines(_ message: DNSMessage) -> [String] {
   }
   for (section, records) in [("AN", message.answers), ("NS", message.authorities), ("AR", message.additionals)] {
     for record in records {
-      let head = "\(section) \(record.name). \(word(record.type)) class=0x\(hex4(record.classAndFlush)) ttl=\(record.ttl) "
+      let head =
+        "\(section) \(record.name). \(word(record.type)) class=0x\(hex4(record.classAndFlush)) ttl=\(record.ttl) "
       switch record.data {
       case .a(let address): lines.append(head + SocketAddress.ipv4(address: address, port: 0).host)
-      case .aaaa(let high, let low): lines.append(head + SocketAddress.ipv6(high: high, low: low, zone: 0, port: 0).host)
+      case .aaaa(let high, let low):
+        lines.append(head + SocketAddress.ipv6(high: high, low: low, zone: 0, port: 0).host)
       case .ptr(let name): lines.append(head + "\(name).")
       case .srv(let priority, let weight, let port, let target):
         lines.append(head + "prio=\(priority) weight=\(weight) port=\(port) target=\(target).")

@@ -80,9 +80,17 @@ extension MDNSBrowser {
         table.nodeCount += 1
       }
       table.services[service.name]?.nodes[node.id] = MDNSTable.Known(service: service, heard: now)
+      if let left = table.goodbyes.removeValue(forKey: key), now.nanoseconds(since: left) < MDNSTable.goodbyeMemory {
+        table.services[service.name]?.nodes[node.id]?.unanswered = 1
+        let check = now.advanced(byNanoseconds: MDNSTable.answerTime)
+        table.services[service.name]?.check = check
+        table.earliestCheck = min(table.earliestCheck, check)
+      }
       actions += publish(key, now)
     }
-    for key in reply.gone {
+    for key in reply.gone where table.isInteresting(key.service) {
+      if table.goodbyes.count >= MDNSTable.goodbyesMaximum { table.goodbyes = [:] }
+      table.goodbyes[key] = now
       remove(key)
       actions += publish(key, now)
     }
@@ -93,10 +101,8 @@ extension MDNSBrowser {
     return actions
   }
 
-  mutating func watchLocalChanged(from old: [MDNSNodeKey: Service], _ now: Instant) -> [MDNSBrowserAction] {
-    guard table.isWatched else { return [] }
-    let changed = Set(old.keys).union(local.keys).filter { old[$0] != local[$0] && table.isInteresting($0.service) }
-    return changed.sorted().flatMap { publish($0, now) }
+  mutating func watchLocalChanged(_ key: MDNSNodeKey, _ now: Instant) -> [MDNSBrowserAction] {
+    table.isInteresting(key.service) ? publish(key, now) : []
   }
 
   // MARK: Time

@@ -11,7 +11,7 @@
 // collects its siblings; whoever is slower reaches the catalog through the watch.
 //
 // `MDNSBrowser+Watch.swift` has the table of nodes behind `watch`. Nodes known without asking (the rendezvous folder of
-// this host) are handed in by `setLocal` and come before what the network says of the same id.
+// this host) are handed in by `updateLocal` and come before what the network says of the same id.
 
 import SidecarCore
 
@@ -63,8 +63,9 @@ struct MDNSBrowser {
     var lastFound: Instant?
 
     var nextAsk: Instant {
-      asksDone < MDNSBrowser.lookupAsks.count
-        ? started.advanced(byNanoseconds: MDNSBrowser.lookupAsks[asksDone]) : .distantFuture
+      // Nodes of the rendezvous do not spare the first question.
+      guard asksDone < MDNSBrowser.lookupAsks.count, asksDone == 0 || found.isEmpty else { return .distantFuture }
+      return started.advanced(byNanoseconds: MDNSBrowser.lookupAsks[asksDone])
     }
     /// When what was found is the answer.
     var settled: Instant {
@@ -244,26 +245,20 @@ struct MDNSBrowser {
     return actions
   }
 
-  /// The nodes known without asking changed to these.
-  mutating func setLocal(_ services: [Service], now: Instant) -> [MDNSBrowserAction] {
-    let old = local
-    local = [:]
-    for service in services {
-      for node in service.nodes {
-        var single = service
-        single.nodes = [node]
-        local[MDNSNodeKey(service: service.name, id: node.id)] = single
-      }
-    }
-    for (key, service) in local {
-      guard var lookup = lookups[key.service] else { continue }
+  /// Nodes known without asking came or changed, or went (nil).
+  mutating func updateLocal(_ changes: [MDNSNodeKey: Service?], now: Instant) -> [MDNSBrowserAction] {
+    var changed: [MDNSNodeKey] = []
+    for (key, service) in changes where local[key] != service {
+      local[key] = service
+      changed.append(key)
+      guard let service, var lookup = lookups[key.service] else { continue }
       if lookup.found.updateValue(service, forKey: key.id) == nil {
         lookup.firstFound = lookup.firstFound ?? now
         lookup.lastFound = now
       }
       lookups[key.service] = lookup
     }
-    return watchLocalChanged(from: old, now)
+    return changed.sorted().flatMap { watchLocalChanged($0, now) }
   }
 
   /// What time has made due.

@@ -17,6 +17,8 @@ final class MDNSRendezvous {
   static let fileBytesMaximum = 4 << 20
   /// How often the owner renews its file, in seconds.
   static let renewalSeconds: Int64 = 30
+  /// Nanoseconds between two writings of the file because of changes.
+  static let writeInterval: Int64 = 20_000_000
   /// Seconds without renewal after which a file no longer counts.
   static let staleSeconds: Int64 = 120
 
@@ -39,7 +41,12 @@ final class MDNSRendezvous {
   private(set) var failure: String?
   private var watch: (any FileWatch)?
   private let fileName: String
-  private var published: [Service] = []
+  /// What this process has registered, asked when it is written.
+  private let own: () -> [Service]
+  private var hasFile = false
+  private var isWriteDue = false
+  private var writeTimer: LoopTimer?
+  private var lastWrite = Instant(nanoseconds: 0)
   private var renewedAt: Int64 = 0
   /// What was read, by file name.
   private var files: [String: Neighbour] = [:]
@@ -47,18 +54,17 @@ final class MDNSRendezvous {
   private var living: [String: [Service]] = [:]
   private var garbage: Set<String> = []
   private var isReadingDue = false
-  /// Told after every change of `services`, with the nodes of processes that died, on the loop.
-  var onChange: (([MDNSNodeKey]) -> Void)?
+  /// Told of the neighbours' nodes that came or changed or went (nil), and of those whose process died, on the loop.
+  var onChange: (([MDNSNodeKey: Service?], _ died: [MDNSNodeKey]) -> Void)?
 
-  init(driver: any HostDriver, log: any LogSink, folder: String?) {
+  init(driver: any HostDriver, log: any LogSink, folder: String?, own: @escaping () -> [Service]) {
     self.driver = driver
+    self.own = own
     self.log = log
     folderWanted = folder
     fileName = "\(driver.processID)-\(String(driver.random.next(), radix: 16)).json"
   }
 
-  /// What all living sidecars have registered, this one included.
-  var services: [Service] { living.keys.sorted().flatMap { living[$0] ?? [] } + published }
   var neighbourCount: Int { living.count }
 
   /// Makes or finds the folder and reads it. Where none can be used, says why and stays without.
@@ -88,23 +94,42 @@ final class MDNSRendezvous {
       .compactMap { $0 }
   }
 
-  /// Writes what this process has registered; nothing removes the file.
-  func publish(_ services: [Service]) {
-    published = services
+  /// What this process has registered changed. The file is written at the end of the turn, or `writeInterval` after it was
+  /// last written: registering a thousand nodes does not write a thousand files.
+  func ownChanged() {
+    guard folder != nil, !isWriteDue else { return }
+    isWriteDue = true
+    let next = lastWrite.advanced(byNanoseconds: Self.writeInterval)
+    if next <= driver.now {
+      driver.later { [weak self] in self?.writeIfDue() }
+      return
+    }
+    let timer = writeTimer ?? LoopTimer { [weak self] in self?.writeIfDue() }
+    writeTimer = timer
+    driver.timers.arm(timer, at: next)
+  }
+
+  private func writeIfDue() {
+    guard isWriteDue else { return }
+    isWriteDue = false
     write()
   }
 
   /// Renews our file and looks who has died; due every few seconds.
   func housekeep() {
     guard folder != nil else { return }
-    if !published.isEmpty, seconds - renewedAt >= Self.renewalSeconds { write() }
+    if hasFile, seconds - renewedAt >= Self.renewalSeconds { write() }
     if !files.isEmpty { read() }
   }
 
+  /// Takes our file away and stops.
   func close() {
-    publish([])
+    writeTimer?.cancel()
+    isWriteDue = false
     watch?.cancel()
     watch = nil
+    if hasFile, let folder { try? driver.removeFile(folder + "/" + fileName) }
+    hasFile = false
     folder = nil
     files = [:]
     living = [:]
@@ -115,22 +140,25 @@ final class MDNSRendezvous {
   private func write() {
     guard let folder else { return }
     let path = folder + "/" + fileName
+    let services = own()
+    lastWrite = driver.now
     do throws(DriverError) {
-      guard !published.isEmpty else {
-        try driver.removeFile(path)
+      guard !services.isEmpty else {
+        if hasFile { try driver.removeFile(path) }
+        hasFile = false
         return
       }
       renewedAt = seconds
       let json: JSONValue = [
         "pid": JSONValue(driver.processID), "host": .string(driver.hostName), "renewed": JSONValue(renewedAt),
-        "services": .array(published.map { $0.json() }),
+        "services": .array(services.map { $0.json() }),
       ]
       let buffer = ByteBuffer()
       json.write(into: buffer)
       try driver.writeFile(path, Array(buffer.bytes), mode: 0o600)
+      hasFile = true
       failure = nil
     } catch {
-      if published.isEmpty, error.code == "ENOENT" { return }
       if failure == nil {
         log.warning("sidecars on this host cannot meet in \(folder): \(error)", [("registry", "mdns")])
       }
@@ -157,7 +185,7 @@ final class MDNSRendezvous {
       failure = error.description
       return
     }
-    let isOwnMissing = !published.isEmpty && !names.contains(fileName)
+    let isOwnMissing = hasFile && !names.contains(fileName)
     names = names.filter { $0.hasSuffix(".json") && $0 != fileName }
     if names.count > Self.filesMaximum {
       complain("*", "\(names.count) files in \(folder), only \(Self.filesMaximum) are read")
@@ -187,8 +215,25 @@ final class MDNSRendezvous {
     if isOwnMissing { write() }
     files = all
     guard found != living else { return }
+    let (old, new) = (Self.nodes(living), Self.nodes(found))
     living = found
-    onChange?(died)
+    var changes: [MDNSNodeKey: Service?] = [:]
+    for (key, service) in new where old[key] != service { changes[key] = .some(service) }
+    for key in old.keys where new[key] == nil { changes[key] = .some(nil) }
+    onChange?(changes, died)
+  }
+
+  /// Each node with its service; where two files name the same, the last file in their order counts.
+  private static func nodes(_ files: [String: [Service]]) -> [MDNSNodeKey: Service] {
+    var nodes: [MDNSNodeKey: Service] = [:]
+    for service in files.keys.sorted().flatMap({ files[$0] ?? [] }) {
+      for node in service.nodes {
+        var single = service
+        single.nodes = [node]
+        nodes[MDNSNodeKey(service: service.name, id: node.id)] = single
+      }
+    }
+    return nodes
   }
 
   private func neighbour(_ name: String, in folder: String) -> Neighbour? {

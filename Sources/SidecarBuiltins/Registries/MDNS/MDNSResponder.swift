@@ -53,6 +53,8 @@ struct MDNSResponder {
     var expiry: Instant
     var announcementsLeft: Int
     var nextAnnouncement: Instant
+
+    var due: Instant { announcementsLeft > 0 ? min(expiry, nextAnnouncement) : expiry }
   }
 
   /// What a question's name stands for.
@@ -68,7 +70,13 @@ struct MDNSResponder {
   private var registrations: [MDNSNodeKey: Registration] = [:]
   /// The node ids of each service, sorted.
   private var idsByService: [ServiceName: [String]] = [:]
-  private var subjects: [DNSName: Subject] = [:]
+  private var services: [DNSName: (service: ServiceName, domain: MDNSDomain)] = [:]
+  private var listInstances: [DNSName: (service: ServiceName, domain: MDNSDomain)] = [:]
+  private var instances: [DNSName: (key: MDNSNodeKey, domain: MDNSDomain)] = [:]
+  /// How many nodes each host name stands for.
+  private var hosts: [DNSName: Int] = [:]
+  /// When `advance` has something to do next; `.distantFuture` for never. May be too early, never too late.
+  private(set) var nextDue: Instant = .distantFuture
   private var replyWindowStart = Instant(nanoseconds: 0)
   private var repliesInWindow = 0
   /// Replies not sent because of `repliesPerSecondMaximum`.
@@ -91,6 +99,7 @@ struct MDNSResponder {
   mutating func register(_ node: MDNSPublishedNode, expiry: Instant, now: Instant) throws(WireError) -> RegisterResult {
     if registrations[node.key]?.node == node {
       registrations[node.key]?.expiry = expiry
+      nextDue = min(nextDue, expiry)
       return .unchanged
     }
     guard registrations[node.key] != nil || registrations.count < Self.nodesMaximum else { return .full }
@@ -103,16 +112,19 @@ struct MDNSResponder {
       _ = try Self.reply(to: question, id: 0, serviceRecords(node, browse: browse, instance: names[domain]!.instance))
         .bytes(compressed: false)
     }
-    registrations[node.key] = Registration(
+    unindex(node.key)
+    let registration = Registration(
       node: node, names: names, expiry: expiry, announcementsLeft: Self.announcementCount, nextAnnouncement: now)
-    index()
+    registrations[node.key] = registration
+    index(registration)
+    nextDue = min(nextDue, now)
     return .published
   }
 
   /// Takes a node back; the goodbyes to multicast, none for a node that is not registered.
   mutating func deregister(_ key: MDNSNodeKey) -> [[UInt8]] {
+    unindex(key)
     guard let registration = registrations.removeValue(forKey: key) else { return [] }
-    index()
     return Self.packets(registration, ttl: 0)
   }
 
@@ -125,6 +137,7 @@ struct MDNSResponder {
       registration.announcementsLeft = max(registration.announcementsLeft, 1)
       registration.nextAnnouncement = now
       registrations[key] = registration
+      nextDue = min(nextDue, now)
     }
   }
 
@@ -138,27 +151,21 @@ struct MDNSResponder {
   /// What time has made due.
   mutating func advance(to now: Instant) -> Due {
     var due = Due()
-    for key in registrations.keys.sorted() {
+    guard nextDue <= now else { return due }
+    for key in registrations.filter({ $0.value.due <= now }).keys.sorted() {
       guard var registration = registrations[key] else { continue }
       if registration.expiry <= now {
         due.expired.append(key)
         due.packets += deregister(key)
-      } else if registration.announcementsLeft > 0, registration.nextAnnouncement <= now {
+      } else {
         due.packets += Self.packets(registration, ttl: Self.recordTTL)
         registration.announcementsLeft -= 1
         registration.nextAnnouncement = now.advanced(byNanoseconds: Self.announcementInterval)
         registrations[key] = registration
       }
     }
+    nextDue = registrations.values.reduce(.distantFuture) { min($0, $1.due) }
     return due
-  }
-
-  /// When `advance` has something to do next; `.distantFuture` for never.
-  var nextDue: Instant {
-    registrations.values.reduce(.distantFuture) { earliest, registration in
-      let announcement = registration.announcementsLeft > 0 ? registration.nextAnnouncement : .distantFuture
-      return min(earliest, registration.expiry, announcement)
-    }
   }
 
   // MARK: Answering
@@ -168,7 +175,7 @@ struct MDNSResponder {
     guard query.flags.isDisjoint(with: [.response, .operation]), !registrations.isEmpty else { return [] }
     var packets: [[UInt8]] = []
     for question in query.questions.prefix(Self.questionsMaximum) where question.isInternet {
-      guard let subject = subjects[question.name] else { continue }
+      guard let subject = subject(of: question.name) else { continue }
       for records in answers(to: question, subject) where !records.isEmpty {
         let reply = Self.reply(to: question, id: question.wantsUnicast ? query.id : 0, records)
         // What was registered fits, so writing cannot fail but for an answer longer than a datagram.
@@ -282,27 +289,44 @@ struct MDNSResponder {
     }
   }
 
-  private mutating func index() {
-    idsByService = [:]
-    subjects = [:]
+  // MARK: Names
+
+  /// What a name stands for; where two have the same, the service comes before the list's entry, a node and a host.
+  private func subject(of name: DNSName) -> Subject? {
     for domain in MDNSDomain.allCases {
-      subjects[domain.listName] = .list(domain)
-      subjects[domain.enumerationName] = .enumeration(domain)
+      if name == domain.listName { return .list(domain) }
+      if name == domain.enumerationName { return .enumeration(domain) }
     }
-    for (key, registration) in registrations {
-      idsByService[key.service, default: []].append(key.id)
-      if let host = registration.node.host { subjects[host] = .host }
+    if let (service, domain) = services[name] { return .service(service, domain) }
+    if let (service, domain) = listInstances[name] { return .listInstance(service, domain) }
+    if let (key, domain) = instances[name] { return .instance(key, domain) }
+    return hosts[name] == nil ? nil : .host
+  }
+
+  private mutating func index(_ registration: Registration) {
+    let key = registration.node.key
+    var ids = idsByService[key.service] ?? []
+    ids.insert(key.id, at: ids.firstIndex { $0 > key.id } ?? ids.endIndex)
+    idsByService[key.service] = ids
+    for (domain, names) in registration.names {
+      services[names.browse] = (key.service, domain)
+      instances[names.instance] = (key, domain)
+      if let name = try? domain.listInstanceName(key.service) { listInstances[name] = (key.service, domain) }
     }
-    // Instances after hosts and services after both: a host named like a service must not hide it.
-    for (key, registration) in registrations {
-      for (domain, names) in registration.names { subjects[names.instance] = .instance(key, domain) }
+    if let host = registration.node.host { hosts[host, default: 0] += 1 }
+  }
+
+  private mutating func unindex(_ key: MDNSNodeKey) {
+    guard let registration = registrations[key] else { return }
+    idsByService[key.service]?.removeAll { $0 == key.id }
+    let isLast = idsByService[key.service]?.isEmpty ?? true
+    if isLast { idsByService[key.service] = nil }
+    for (domain, names) in registration.names {
+      instances[names.instance] = nil
+      guard isLast else { continue }
+      services[names.browse] = nil
+      if let name = try? domain.listInstanceName(key.service) { listInstances[name] = nil }
     }
-    for service in idsByService.keys {
-      idsByService[service]?.sort()
-      for domain in MDNSDomain.allCases {
-        if let name = try? domain.listInstanceName(service) { subjects[name] = .listInstance(service, domain) }
-        if let name = try? domain.browseName(service) { subjects[name] = .service(service, domain) }
-      }
-    }
+    if let host = registration.node.host, let count = hosts[host] { hosts[host] = count > 1 ? count - 1 : nil }
   }
 }

@@ -18,6 +18,11 @@ final class MDNSRunner: DatagramHandler {
   /// Events waiting for a slow watcher; when there are more, they are replaced by one snapshot.
   static let watchEventsMaximum = 1024
 
+  /// Announcements and goodbyes sent within `burstTime`; the next ones wait. A thousand nodes that leave at once would
+  /// otherwise overrun the receive buffers of everyone who listens.
+  static let burstPackets = 128
+  static let burstTime: Int64 = 10_000_000
+
   typealias Answer<Value> = (Result<Value, RegistryError>) -> Void
 
   let driver: any HostDriver
@@ -40,6 +45,11 @@ final class MDNSRunner: DatagramHandler {
   private var registered: [MDNSNodeKey: (service: Service, expiry: Instant)] = [:]
   /// The same as published, for the rendezvous.
   private var published: [MDNSNodeKey: Service] = [:]
+
+  /// Announcements and goodbyes that wait for their turn, oldest first. At most a few for each of the responder's nodes.
+  private var outgoing: [[UInt8]] = []
+  private var burstStart = Instant(nanoseconds: 0)
+  private var burstCount = 0
 
   private var garbageNames: Set<String> = []
   /// Entries and datagrams that made no sense.
@@ -80,14 +90,18 @@ final class MDNSRunner: DatagramHandler {
     selfTestTimer = LoopTimer { [unowned self] in self.selfTestOver() }
     sockets.open(handler: self)
     if options.usesRendezvous {
-      let rendezvous = MDNSRendezvous(driver: driver, log: log, folder: options.folder)
+      let rendezvous = MDNSRendezvous(driver: driver, log: log, folder: options.folder) { [unowned self] in
+        self.published.sorted { $0.key < $1.key }.map(\.value)
+      }
       self.rendezvous = rendezvous
-      rendezvous.onChange = { [unowned self] died in
+      rendezvous.onChange = { [unowned self] changes, died in
+        // A node of ours with the same id is ours.
+        let foreign = changes.filter { self.published[$0.key] == nil }
+        self.perform(self.browser.updateLocal(foreign, now: self.driver.now))
         self.perform(self.browser.forget(died))
-        self.localChanged()
+        self.rearm()
       }
       rendezvous.start()
-      perform(browser.setLocal(rendezvous.services, now: driver.now))
     }
     driver.timers.arm(housekeepingTimer!, after: Self.housekeepingInterval, from: driver.now)
     beginSelfTest()
@@ -118,7 +132,6 @@ final class MDNSRunner: DatagramHandler {
         }
         waiting -= 1
         guard waiting == 0 else { return }
-        localChanged()
         pump()
         done(failure.map { .failure($0) } ?? .success(()))
       }
@@ -170,7 +183,7 @@ final class MDNSRunner: DatagramHandler {
     single.nodes = [node]
     registered[key] = (single, expiry)
     single.nodes[0].address = addresses.text
-    published[key] = single
+    setOwn(key, single)
     return nil
   }
 
@@ -178,12 +191,11 @@ final class MDNSRunner: DatagramHandler {
     guard isStarted else { return }
     let keys = service.nodes.map { MDNSNodeKey(service: service.name, id: $0.id) }
     for key in keys {
-      sockets.multicast(responder.deregister(key))
+      outgoing += responder.deregister(key)
       registered[key] = nil
-      published[key] = nil
+      setOwn(key, nil)
     }
     perform(browser.forget(keys))
-    localChanged()
     pump()
   }
 
@@ -199,17 +211,13 @@ final class MDNSRunner: DatagramHandler {
     }
   }
 
-  /// Nodes known without asking changed: ours or those of the folder.
-  private func localChanged() {
-    let own = published.sorted { $0.key < $1.key }.map(\.value)
-    if own != ownWritten {
-      ownWritten = own
-      rendezvous?.publish(own)
-    }
-    perform(browser.setLocal(rendezvous?.services ?? own, now: driver.now))
-    rearm()
+  /// What is published of one of our nodes; nil when it left.
+  private func setOwn(_ key: MDNSNodeKey, _ service: Service?) {
+    guard published[key] != service else { return }
+    published[key] = service
+    perform(browser.updateLocal([key: service], now: driver.now))
+    rendezvous?.ownChanged()
   }
-  private var ownWritten: [Service] = []
 
   // MARK: Asking
 
@@ -312,7 +320,9 @@ final class MDNSRunner: DatagramHandler {
   func close() {
     guard !isClosed else { return }
     isClosed = true
+    sockets.multicast(outgoing)
     for key in responder.keys { sockets.multicast(responder.deregister(key)) }
+    outgoing = []
     rendezvous?.close()
     sockets.close()
     for timer in [timer, housekeepingTimer, selfTestTimer] { timer?.cancel() }
@@ -374,25 +384,38 @@ final class MDNSRunner: DatagramHandler {
     guard !isClosed else { return }
     let now = driver.now
     let due = responder.advance(to: now)
-    sockets.multicast(due.packets)
+    outgoing += due.packets
+    sendOutgoing(now)
     if !due.expired.isEmpty {
       for key in due.expired {
         registered[key] = nil
-        published[key] = nil
+        setOwn(key, nil)
         log.warning(
           "node \(key.id) of \(key.service) was not renewed in time and is no longer registered", [("registry", "mdns")]
         )
       }
       perform(browser.forget(due.expired))
-      localChanged()
     }
     perform(browser.advance(to: now))
     rearm()
   }
 
+  private func sendOutgoing(_ now: Instant) {
+    if now.nanoseconds(since: burstStart) >= Self.burstTime {
+      burstStart = now
+      burstCount = 0
+    }
+    let batch = outgoing.prefix(Self.burstPackets - burstCount)
+    guard !batch.isEmpty else { return }
+    burstCount += batch.count
+    sockets.multicast(Array(batch))
+    outgoing.removeFirst(batch.count)
+  }
+
   private func rearm() {
     guard let timer, !isClosed else { return }
-    let due = min(responder.nextDue, browser.nextDue)
+    let nextBurst = outgoing.isEmpty ? .distantFuture : burstStart.advanced(byNanoseconds: Self.burstTime)
+    let due = min(responder.nextDue, browser.nextDue, nextBurst)
     if due == .distantFuture {
       timer.cancel()
     } else if !timer.isArmed || timer.due != due {
@@ -406,7 +429,6 @@ final class MDNSRunner: DatagramHandler {
       republish()
       responder.announceAgain(now: driver.now)
       perform(browser.refresh(now: driver.now))
-      localChanged()
       beginSelfTest()
       pump()
     }

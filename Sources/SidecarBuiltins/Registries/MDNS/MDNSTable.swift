@@ -28,6 +28,10 @@ struct MDNSTable {
   static let heardTimeout: Int64 = 120_000_000_000
   /// A name without nodes is forgotten when no list has named it for this long.
   static let listedTimeout: Int64 = 130_000_000_000
+  /// Goodbyes remembered, and for how long. A reply that was under way when its node left may come after the goodbye; such
+  /// a node is asked again soon. When there are more, the oldest knowledge is dropped.
+  static let goodbyesMaximum = 4096
+  static let goodbyeMemory: Int64 = 1_000_000_000
   /// Services asked about at once, and the pause before the next ones: a large network is not asked in one burst.
   static let batch = 32
   static let batchPause: Int64 = 20_000_000
@@ -80,6 +84,7 @@ struct MDNSTable {
   /// Names still to be asked for in this round.
   var queue: [ServiceName] = []
   var queueDue: Instant = .distantFuture
+  var goodbyes: [MDNSNodeKey: Instant] = [:]
   /// Entries left out because a table was full.
   var leftOut = 0
   /// Draws the jitter of the rounds.
