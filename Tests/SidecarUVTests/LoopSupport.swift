@@ -1,7 +1,9 @@
 // How tests talk to a loop: it runs on a thread of its own, the test's body runs on it, and the test waits for the
 // report with a deadline that the loop itself keeps. Nothing sleeps.
 
+import Glibc
 import SidecarCore
+import Synchronization
 import Testing
 
 @testable import SidecarUV
@@ -138,3 +140,17 @@ extension UVDriver {
     near = connect(to: made.address, handler: nearSide)
   }
 }
+
+/// Notes from any thread.
+final class EventLog: Sendable {
+  private let lines = Mutex<[String]>([])
+  func add(_ line: String) { lines.withLock { $0.append(line) } }
+  var events: [String] { lines.withLock { $0 } }
+}
+
+/// A path nobody else uses, below 100 bytes, as Unix sockets need it.
+func temporaryPath(_ kind: String) -> String {
+  let serial = temporaryCount.add(1, ordering: .relaxed).newValue
+  return "/tmp/sidecar-test-\(getpid())-\(serial).\(kind)"
+}
+private let temporaryCount = Atomic(0)
