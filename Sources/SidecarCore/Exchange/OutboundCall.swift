@@ -18,6 +18,9 @@ protocol CallOwner: AnyObject {
 }
 
 package final class OutboundCall: UpstreamUser {
+  /// Refused dials of one call after which it fails.
+  static let refusalsMax = 64
+
   private enum State {
     /// Free, or being filled. To: resolving, attempting.
     case idle
@@ -59,6 +62,12 @@ package final class OutboundCall: UpstreamUser {
   private var attemptStarted = Instant(nanoseconds: 0)
   private var lastFailure = ""
   private var freshOnly = false
+  /// Attempts spent on repeating work, as `DataPathSettings.retries` counts them.
+  private var repeats = 0
+  /// Dials refused; every other node is tried, but not for ever.
+  private var refusals = 0
+  /// Counts the calls this object has been, so that what was put off for one does not end the next.
+  private var generation: UInt64 = 0
   private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
 
   init(worker: Worker) { self.worker = worker }
@@ -71,6 +80,8 @@ package final class OutboundCall: UpstreamUser {
     self.owner = owner
     startedAt = worker.driver.now
     attempts = 0
+    repeats = 0
+    refusals = 0
     excluded = 0
     freshOnly = false
     node = nil
@@ -181,8 +192,10 @@ package final class OutboundCall: UpstreamUser {
   /// For what fails inside `start`, whose caller must not be called back from there.
   private func end(later error: SidecarError) {
     state = .attempting
+    let current = generation
     worker.driver.later { [self] in
-      if state != .idle { end(error) }
+      // By then the caller may have left, and this object may be another's call.
+      if generation == current, state != .idle { end(error) }
     }
   }
 
@@ -190,6 +203,7 @@ package final class OutboundCall: UpstreamUser {
     timer.cancel()
     if state == .resolving, let service { service.waiting.removeAll { $0 === self } }
     state = .idle
+    generation &+= 1
     if let connection {
       self.connection = nil
       leaveNode()
@@ -354,8 +368,10 @@ package final class OutboundCall: UpstreamUser {
         node.avoidUntil = worker.driver.now.advanced(byNanoseconds: ServiceTable.avoidTime)
         service.mayAvoid = true
         if nodeIndex < 64 { excluded |= 1 &<< UInt64(nodeIndex) }
-        // Nothing was sent, so every other node may be tried, within the deadline.
-        if attempts < min(service.nodes.count, 64) || attempts <= worker.settings.retries { return attempt() }
+        // Nothing was sent, so every other node may be tried, within the deadline. Those tried are excluded, and one
+        // that cannot be excluded is not tried for ever.
+        refusals += 1
+        if refusals < Self.refusalsMax { return attempt() }
       }
       end(.connectFailed(lastFailure))
     case .brokeBeforeReply(let wasReused, let why):
@@ -364,11 +380,12 @@ package final class OutboundCall: UpstreamUser {
       leaveNode()
       lastFailure = "\(address): \(why)"
       // A peer may close an idle connection at any time; what was sent on it was most likely never read.
-      if wasReused, !freshOnly || isIdempotent {
+      if wasReused {
         freshOnly = true
         return attempt()
       }
-      if isIdempotent, attempts <= worker.settings.retries {
+      if isIdempotent, repeats < worker.settings.retries {
+        repeats += 1
         freshOnly = true
         if nodeIndex < 64 { excluded |= 1 &<< UInt64(nodeIndex) }
         return attempt()

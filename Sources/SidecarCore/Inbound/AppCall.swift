@@ -215,7 +215,7 @@ final class AppCall: UpstreamUser {
     case .brokeInReply(let why):
       fail(SidecarError(.upstreamReset, "the app at \(where_): \(why)", id: errorID))
     case .malformed(let error):
-      fail(SidecarError(.badUpstreamReply, "the app's reply is not HTTP: \(error)", id: errorID))
+      fail(SidecarError(.badUpstreamReply, "the app's reply cannot be read: \(error)", id: errorID))
     }
   }
 }

@@ -2,8 +2,9 @@
 // for the app; the reply goes back in the caller's codec and dialect.
 //
 //   reading ──call──▶ delivering ──reply written──▶ reading …
-//      │                  │
-//      └── bad bytes ──▶ closing ◀── undecodable envelope, drain
+//      │                  │  └─ the caller does not read ─▶ flushing ─▶ reading …
+//      ├── bad bytes ──▶ lingering ──▶ closed
+//      └───▶ closing ◀────┴── undecodable envelope, drain, the caller has closed
 //
 // Calls of one connection are answered one after another, in order: go-micro clients of every version have at most one
 // unary call under way on a connection (wire/rpc.md §1.1).
@@ -12,11 +13,22 @@ package final class InboundConnection: StreamHandler, ListedConnection {
   private enum State {
     /// To: delivering, closing.
     case reading
-    /// The app works on a call. To: reading, closing.
+    /// The app works on a call. To: reading, flushing, closing.
     case delivering
+    /// More than the high watermark of replies waits to be taken by the caller. To: reading, closing.
+    case flushing
+    /// The last reply is written and our half ended, while the caller still sends: closing now would reset the
+    /// connection and take the reply with it. To: closed.
+    case lingering
     case closing
     case closed
   }
+
+  /// How long a caller that broke a rule may go on sending before it is cut off, in nanoseconds.
+  private static let lingerTime: Int64 = 2_000_000_000
+  /// Nanoseconds a connection may be idle at least: go-micro's clients reuse one for 60 s after it was made, so none of
+  /// them is surprised by its end.
+  private static let idleTimeoutMin: Int64 = 75_000_000_000
 
   var listIndex = -1
   private let worker: Worker
@@ -31,6 +43,8 @@ package final class InboundConnection: StreamHandler, ListedConnection {
   private var delivery: AppCall?
   private var endpoint: InboundEndpoint?
   private var keepAlive = true
+  private var isConsuming = false
+  private var lingersSince = Instant(nanoseconds: 0)
   private var lastActivity: Instant
   private var requestStarted: Instant
 
@@ -51,16 +65,29 @@ package final class InboundConnection: StreamHandler, ListedConnection {
     worker.metrics.add(.bytesFromCallers, bytes.count)
     switch state {
     case .reading:
+      if let ahead {
+        ahead.append(bytes)
+        consumeAhead()
+        return
+      }
       var input = bytes
       consume(&input)
       if !input.isEmpty { keepAhead(input) }
-    case .delivering: keepAhead(bytes)
-    case .closing, .closed: break
+    case .delivering, .flushing: keepAhead(bytes)
+    case .lingering, .closing, .closed: break
+    }
+  }
+
+  /// More input may be taken, now or later.
+  private var isAlive: Bool {
+    switch state {
+    case .reading, .delivering, .flushing: true
+    case .lingering, .closing, .closed: false
     }
   }
 
   private func keepAhead(_ bytes: UnsafeRawBufferPointer) {
-    guard state == .reading || state == .delivering else { return }
+    guard isAlive else { return }
     let buffer = ahead ?? worker.readers.buffers.take()
     ahead = buffer
     buffer.append(bytes)
@@ -75,19 +102,21 @@ package final class InboundConnection: StreamHandler, ListedConnection {
     ahead = nil
     var input = buffer.bytes
     consume(&input)
-    if input.isEmpty || state == .closing || state == .closed {
+    if input.isEmpty || !isAlive {
       worker.readers.buffers.give(buffer)
     } else {
       buffer.removeFirst(buffer.count - input.count)
       ahead = buffer
     }
-    if isPaused, (ahead?.count ?? 0) <= worker.settings.pipelineMax, state == .reading || state == .delivering {
+    if isPaused, (ahead?.count ?? 0) <= worker.settings.pipelineMax, isAlive {
       isPaused = false
       stream.resumeReading()
     }
   }
 
   private func consume(_ input: inout UnsafeRawBufferPointer) {
+    isConsuming = true
+    defer { isConsuming = false }
     do throws(WireError) {
       while state == .reading {
         switch try reader.next(&input, worker.readers) {
@@ -103,8 +132,12 @@ package final class InboundConnection: StreamHandler, ListedConnection {
     }
   }
 
-  /// A message that is not HTTP: the framework's own servers answer with the status too.
+  /// A message that is not HTTP: the framework's own servers answer with the status too. The caller is heard out before
+  /// the connection ends.
   private func refuse(_ error: WireError) {
+    requestStarted = worker.driver.now
+    endpoint = nil
+    record(.failed(.badRequest))
     let out = worker.scratch
     out.removeAll()
     let body = ByteBuffer()
@@ -114,15 +147,37 @@ package final class InboundConnection: StreamHandler, ListedConnection {
     HTTP1Writer.contentLength(body.count, to: out)
     HTTP1Writer.endHead(to: out)
     _ = stream.write(out.bytes, body.bytes)
-    close()
+    worker.metrics.add(.bytesToCallers, out.count &+ body.count)
+    state = .lingering
+    lingersSince = requestStarted
+    stream.shutdownWrites()
+    if isPaused {
+      isPaused = false
+      stream.resumeReading()
+    }
   }
 
   package func streamEnded(_ stream: ByteStream) {
     // A framework client closes to cancel: nobody waits for the reply any more.
-    if state == .reading || state == .delivering { close() }
+    if state == .lingering { stream.close() }
+    close()
   }
 
-  package func streamDrained(_ stream: ByteStream) {}
+  package func streamDrained(_ stream: ByteStream) {
+    guard state == .flushing else { return }
+    lastActivity = worker.driver.now
+    state = .reading
+    readyForNext()
+  }
+
+  /// A reply is out. What came meanwhile is next.
+  private func readyForNext() {
+    if !keepAlive || worker.isDraining {
+      close()
+    } else if ahead != nil {
+      consumeAhead()
+    }
+  }
 
   package func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {
     cancelDelivery()
@@ -142,7 +197,7 @@ package final class InboundConnection: StreamHandler, ListedConnection {
   }
 
   private func close() {
-    guard state != .closing, state != .closed else { return }
+    guard isAlive else { return }
     cancelDelivery()
     state = .closing
     stream.close()
@@ -156,10 +211,19 @@ package final class InboundConnection: StreamHandler, ListedConnection {
   }
 
   func sweep(_ now: Instant) {
-    guard state == .reading, !reader.isBetweenMessages,
-      now.nanoseconds(since: lastActivity) > worker.settings.messageTimeout
-    else { return }
-    refuse(WireError("the request was not complete in time", status: 408))
+    let quiet = now.nanoseconds(since: lastActivity)
+    switch state {
+    case .reading where reader.isBetweenMessages:
+      if quiet > max(worker.settings.downstreamIdleTimeout, Self.idleTimeoutMin) { close() }
+    case .reading:
+      guard quiet > worker.settings.messageTimeout else { return }
+      refuse(WireError("the request was not complete after \(quiet / 1_000_000) ms of silence", status: 408))
+    case .flushing:
+      if quiet > worker.settings.downstreamIdleTimeout { abort() }
+    case .lingering:
+      if now.nanoseconds(since: lingersSince) > Self.lingerTime { abort() }
+    case .delivering, .closing, .closed: break
+    }
   }
 
   // MARK: Calls
@@ -176,6 +240,7 @@ package final class InboundConnection: StreamHandler, ListedConnection {
       request = try FrameServer.decodeRequest(head: head, body: body, notes: notes)
     } catch {
       keepAlive = keepAlive && !error.closes
+      record(.failed(error.reason == .unsupportedContentType ? .unsupportedMediaType : .badRequest))
       let out = worker.scratch
       out.removeAll()
       FrameServer.encodeRefusal(error, notes: notes, into: out)
@@ -188,6 +253,7 @@ package final class InboundConnection: StreamHandler, ListedConnection {
       // The end of a stream nobody has opened: nothing waits for an answer.
       releaseFrame()
       state = .reading
+      if !keepAlive { close() }
     case .event:
       fail(
         SidecarError(
@@ -214,6 +280,12 @@ package final class InboundConnection: StreamHandler, ListedConnection {
         SidecarError(
           .appUnavailable, "no app is configured behind this sidecar; set MICRO_APP_ADDRESS",
           id: worker.settings.serviceName))
+      return
+    }
+    guard worker.callsInFlight < worker.settings.callsMax else {
+      fail(
+        SidecarError(
+          .overloaded, "\(worker.settings.callsMax) calls are under way", id: worker.settings.serviceName))
       return
     }
     let call = AppCall(worker: worker, owner: self, app: app)
@@ -291,7 +363,7 @@ package final class InboundConnection: StreamHandler, ListedConnection {
 
   private func finishReply(_ out: ByteBuffer) {
     worker.metrics.add(.bytesToCallers, out.count)
-    stream.write(out.bytes)
+    let written = stream.write(out.bytes)
     guard state == .delivering else { return }
     releaseFrame()
     endpoint = nil
@@ -299,11 +371,17 @@ package final class InboundConnection: StreamHandler, ListedConnection {
       close()
       return
     }
+    if written == .congested {
+      state = .flushing
+      lastActivity = worker.driver.now
+      return
+    }
     state = .reading
-    if ahead != nil {
+    if ahead != nil, !isConsuming {
+      // Not from here: this may be a turn of another connection, whose spans are still in use.
       worker.driver.later { [weak self] in
         guard let self, state == .reading else { return }
-        consumeAhead()
+        readyForNext()
       }
     }
   }

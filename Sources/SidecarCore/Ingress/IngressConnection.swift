@@ -1,8 +1,9 @@
 // One connection of the app to the local API: HTTP/1 in, calls out.
 //
 //   reading ──message──▶ calling ──reply written──▶ reading …
-//      │                    │
-//      └── bad bytes ──▶ closing ◀── Connection: close, drain, the app has ended its half
+//      │                    │  └─ the caller does not read ─▶ flushing ─▶ reading …
+//      ├── bad bytes ──▶ lingering ──▶ closed
+//      └───▶ closing ◀──────┴── Connection: close, drain, the app has ended its half
 //
 // While a call is under way further requests on the connection wait in `ahead`, up to a limit; then reading pauses.
 
@@ -10,8 +11,13 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
   private enum State {
     /// Between messages or inside one. To: calling, closing.
     case reading
-    /// A call or a control request is under way. To: reading, closing.
+    /// A call or a control request is under way. To: reading, flushing, closing.
     case calling
+    /// More than the high watermark of replies waits to be taken by the caller. To: reading, closing.
+    case flushing
+    /// The last reply is written and our half ended, while the caller still sends: closing now would reset the
+    /// connection and take the reply with it. To: closed.
+    case lingering
     /// Nothing more is read; what is queued is still written.
     case closing
     case closed
@@ -19,6 +25,8 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
 
   /// Bytes of payload up to which head and payload are sent from one buffer.
   private static let copiedPayloadMax = 4096
+  /// How long a caller that broke a rule may go on sending before it is cut off, in nanoseconds.
+  private static let lingerTime: Int64 = 2_000_000_000
 
   var listIndex = -1
   private let worker: Worker
@@ -37,6 +45,9 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
   private var notes: ByteBuffer?
   private var keepAlive = true
   private var isHEAD = false
+  private var isHTTP10 = false
+  private var isConsuming = false
+  private var lingersSince = Instant(nanoseconds: 0)
   private var proxiedType: [UInt8]?
   private var origin: [UInt8]?
   private var lastActivity: Instant
@@ -67,13 +78,21 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
       var input = bytes
       consume(&input)
       if !input.isEmpty { keepAhead(input) }
-    case .calling: keepAhead(bytes)
-    case .closing, .closed: break
+    case .calling, .flushing: keepAhead(bytes)
+    case .lingering, .closing, .closed: break
+    }
+  }
+
+  /// More input may be taken, now or later.
+  private var isAlive: Bool {
+    switch state {
+    case .reading, .calling, .flushing: true
+    case .lingering, .closing, .closed: false
     }
   }
 
   private func keepAhead(_ bytes: UnsafeRawBufferPointer) {
-    guard state == .reading || state == .calling else { return }
+    guard isAlive else { return }
     let buffer = ahead ?? worker.readers.buffers.take()
     ahead = buffer
     buffer.append(bytes)
@@ -88,20 +107,23 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     ahead = nil
     var input = buffer.bytes
     consume(&input)
-    if input.isEmpty || state == .closing || state == .closed {
+    if input.isEmpty || !isAlive {
       worker.readers.buffers.give(buffer)
     } else {
       buffer.removeFirst(buffer.count - input.count)
       ahead = buffer
     }
-    if isPaused, (ahead?.count ?? 0) <= worker.settings.pipelineMax, state == .reading || state == .calling {
+    if isPaused, (ahead?.count ?? 0) <= worker.settings.pipelineMax, isAlive {
       isPaused = false
       stream.resumeReading()
     }
+    if hasEnded, state == .reading, ahead == nil { close() }
   }
 
   /// Takes messages from the front of `input` until one needs an answer from elsewhere.
   private func consume(_ input: inout UnsafeRawBufferPointer) {
+    isConsuming = true
+    defer { isConsuming = false }
     do throws(WireError) {
       while state == .reading {
         switch try reader.next(&input, worker.readers) {
@@ -113,16 +135,32 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
         }
       }
     } catch {
-      keepAlive = false
-      form = .path
-      origin = nil
       let kind: SidecarError.Kind =
         switch error.status {
         case 413: .bodyTooLarge
         case 431: .headTooLarge
         default: .badRequest
         }
-      reply(error: SidecarError(error, kind: kind), status: error.status)
+      refuse(SidecarError(error, kind: kind), status: error.status)
+    }
+  }
+
+  /// The caller broke a rule: tells it and ends the connection, but hears it out first.
+  private func refuse(_ error: SidecarError, status: Int) {
+    requestStarted = worker.driver.now
+    keepAlive = false
+    form = .path
+    route = nil
+    origin = nil
+    isHEAD = false
+    lingersSince = requestStarted
+    state = .lingering
+    reply(error: error, status: status)
+    if hasEnded { return stream.close() }
+    stream.shutdownWrites()
+    if isPaused {
+      isPaused = false
+      stream.resumeReading()
     }
   }
 
@@ -130,16 +168,31 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     hasEnded = true
     switch state {
     case .reading:
-      // A request cut short gets no answer: its sender has said all it will.
-      close()
+      // A request cut short gets no answer: its sender has said all it will. Whole ones may wait in `ahead`.
+      if ahead == nil { close() }
     case .calling:
       // A framework client closes to cancel; a plain HTTP caller may have ended its half only, and still reads.
       if form.isFrame { close() }
-    case .closing, .closed: break
+    case .lingering: stream.close()
+    case .flushing, .closing, .closed: break
     }
   }
 
-  package func streamDrained(_ stream: ByteStream) {}
+  package func streamDrained(_ stream: ByteStream) {
+    guard state == .flushing else { return }
+    lastActivity = worker.driver.now
+    state = .reading
+    readyForNext()
+  }
+
+  /// A reply is out. What came meanwhile is next.
+  private func readyForNext() {
+    if !keepAlive || worker.isDraining || hasEnded && ahead == nil {
+      close()
+    } else if ahead != nil {
+      consumeAhead()
+    }
+  }
 
   package func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {
     state = .closed
@@ -159,7 +212,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
   }
 
   private func close() {
-    guard state != .closing, state != .closed else { return }
+    guard isAlive else { return }
     state = .closing
     cancelCall()
     stream.close()
@@ -174,16 +227,19 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
   }
 
   func sweep(_ now: Instant) {
-    guard state == .reading else { return }
     let quiet = now.nanoseconds(since: lastActivity)
-    if reader.isBetweenMessages {
+    switch state {
+    case .reading where reader.isBetweenMessages:
       if quiet > worker.settings.downstreamIdleTimeout { close() }
-    } else if quiet > worker.settings.messageTimeout {
-      keepAlive = false
-      form = .path
-      reply(
-        error: SidecarError(.badRequest, "the request was not complete after \(quiet / 1_000_000) ms of silence"),
-        status: 408)
+    case .reading:
+      guard quiet > worker.settings.messageTimeout else { return }
+      refuse(
+        SidecarError(.badRequest, "the request was not complete after \(quiet / 1_000_000) ms of silence"), status: 408)
+    case .flushing:
+      if quiet > worker.settings.downstreamIdleTimeout { abort() }
+    case .lingering:
+      if now.nanoseconds(since: lingersSince) > Self.lingerTime { abort() }
+    case .calling, .closing, .closed: break
     }
   }
 
@@ -193,6 +249,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     state = .calling
     requestStarted = worker.driver.now
     keepAlive = head.keepAlive && !worker.isDraining
+    isHTTP10 = head.minorVersion == 0
     isHEAD = head.method == .head
     form = .path
     route = nil
@@ -278,18 +335,24 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     return makeRoute(name, method, key: key.bytes)
   }
 
-  private func makeRoute(_ service: ServiceName, _ endpoint: String, key: UnsafeRawBufferPointer) -> Route? {
+  /// Replies with an error when they are not.
+  private func namesAreValid(_ service: ServiceName, _ endpoint: String) -> Bool {
     guard PathRoute.isEndpointName(endpoint) else {
       reply(
         error: SidecarError(
           .badRequest, "endpoint \(endpoint.prefix(200)) is not of the form Handler.Method"))
-      return nil
+      return false
     }
     guard service.utf8.count <= 255, service.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F && $0 != UInt8(ascii: "/") })
     else {
       reply(error: SidecarError(.badRequest, "\(service.prefix(100)) cannot be a service name"))
-      return nil
+      return false
     }
+    return true
+  }
+
+  private func makeRoute(_ service: ServiceName, _ endpoint: String, key: UnsafeRawBufferPointer) -> Route? {
+    guard namesAreValid(service, endpoint) else { return nil }
     guard let table = worker.service(service) else {
       reply(error: SidecarError(.overloaded, "too many unknown services are being looked up"))
       return nil
@@ -424,15 +487,15 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     let call = worker.takeCall()
     let request = worker.readers.buffers.take()
     call.request = request
+    call.isIdempotent = head.has(.idempotencyKey)
     if let address = rpc.address {
       guard let target = worker.fixedTarget(address) else {
         call.discard()
         reply(error: SidecarError(.badRequest, "address \(address.prefix(200)) is not host:port", id: "go.micro.rpc"))
         return
       }
-      guard PathRoute.isEndpointName(rpc.endpoint) else {
+      guard namesAreValid(rpc.service, rpc.endpoint) else {
         call.discard()
-        reply(error: SidecarError(.badRequest, "invalid method", id: "go.micro.rpc"))
         return
       }
       call.fixedTarget = target
@@ -481,6 +544,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
       request = try FrameServer.decodeRequest(head: head, body: body, notes: notes)
     } catch {
       keepAlive = keepAlive && !error.closes
+      record(.failed(error.reason == .unsupportedContentType ? .unsupportedMediaType : .badRequest))
       let out = worker.scratch
       out.removeAll()
       FrameServer.encodeRefusal(error, notes: notes, into: out)
@@ -494,6 +558,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
       // The end of a stream nobody has opened: nothing waits for an answer.
       releaseFrame()
       state = .reading
+      if !keepAlive { close() }
       return
     case .event:
       reply(error: SidecarError(.unsupportedNodeDialect, "events over the RPC transport are not in this version"))
@@ -673,6 +738,9 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
   private func reply(_ answer: APIReply) {
     let out = worker.scratch
     out.removeAll()
+    record(
+      answer.status < 400
+        ? .ok : .failed(answer.status == 404 ? .serviceNotFound : answer.status < 500 ? .badRequest : .internal))
     HTTP1Writer.statusLine(answer.status, to: out)
     if let type = answer.contentType { HTTP1Writer.field("Content-Type", type, to: out) }
     HTTP1Writer.contentLength(answer.body.count, to: out)
@@ -689,28 +757,36 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
 
   private func endHead(_ out: ByteBuffer) {
     if let origin { CORS.appendHeaders(origin, to: out) }
-    if !keepAlive { out.append("Connection: close\r\n") }
+    if !keepAlive {
+      out.append("Connection: close\r\n")
+    } else if isHTTP10 {
+      // Whoever speaks 1.0 expects the connection to end unless it is told.
+      out.append("Connection: keep-alive\r\n")
+    }
     HTTP1Writer.endHead(to: out)
   }
 
   private func finishReply(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) {
     worker.metrics.add(.bytesToCallers, head.count &+ body.count)
-    _ = stream.write(head, body)
-    guard state == .calling || state == .reading else { return }
+    let written = stream.write(head, body)
     releaseFrame()
     route = nil
-    if !keepAlive || hasEnded && ahead == nil || worker.isDraining {
+    guard state == .calling else { return }
+    if !keepAlive || worker.isDraining || hasEnded && ahead == nil && !isConsuming {
       close()
       return
     }
-    let wasCalling = state == .calling
+    if written == .congested {
+      state = .flushing
+      lastActivity = worker.driver.now
+      return
+    }
     state = .reading
-    if wasCalling, ahead != nil {
-      // Not from here: the reply may have come inside a read that is still being cut into messages.
+    if ahead != nil, !isConsuming {
+      // Not from here: this may be a turn of another connection, whose spans are still in use.
       worker.driver.later { [weak self] in
         guard let self, state == .reading else { return }
-        consumeAhead()
-        if hasEnded, state == .reading, ahead == nil { close() }
+        readyForNext()
       }
     }
   }

@@ -36,6 +36,8 @@ package final class Worker {
   /// Names being looked up at once; a call for one more is answered with `overloaded`.
   static let unknownServicesMax = 1024
   static let freeCallsMax = 256
+  /// Addresses named by callers whose connections are kept; calls to more are made on fresh connections.
+  static let fixedTargetsMax = 256
   /// How often idle connections are looked through, in nanoseconds.
   static let sweepInterval: Int64 = 1_000_000_000
 
@@ -49,7 +51,8 @@ package final class Worker {
   package let index: Int
 
   private var services: [ServiceName: ServiceTable] = [:]
-  private var unknownServices = 0
+  /// Services that are not `.present`: being looked up, or remembered as absent.
+  private(set) var unknownServices = 0
   var routes: ByteKeyedCache<Route>
   private var inboundEndpoints: ByteKeyedCache<InboundEndpoint>
   var inboundRequests: UInt64 = 0
@@ -156,16 +159,22 @@ package final class Worker {
   package func apply(_ delta: CatalogDelta) {
     for entry in delta.changed { apply(entry) }
     for name in delta.removed {
-      guard let table = services[name], table.revision <= delta.revision else { continue }
+      // One that is being looked up gets its answer from the resolver.
+      guard let table = services[name], table.status == .present, table.revision <= delta.revision else { continue }
       table.removeAll(at: driver.now)
       routes.removeAll { $0.service === table }
-      if table.waiting.isEmpty { services[name] = nil }
+      services[name] = nil
     }
   }
 
   private func apply(_ entry: ServiceEntry) {
-    let table = services[entry.name] ?? makeTable(entry.name)
-    if table.status != .present, unknownServices > 0 { unknownServices -= 1 }
+    let table: ServiceTable
+    if let known = services[entry.name] {
+      table = known
+      if table.status != .present { unknownServices -= 1 }
+    } else {
+      table = makeTable(entry.name)
+    }
     table.update(entry)
     let waiting = table.waiting
     table.waiting.removeAll()
@@ -185,17 +194,29 @@ package final class Worker {
       return
     }
     guard let table = services[name], table.status == .resolving else { return }
+    // Kept for a while, so that a caller who asks again and again does not keep the control loop busy.
     table.status = .absent(since: driver.now)
+    armSweep()
     let waiting = table.waiting
     table.waiting.removeAll()
     for call in waiting { call.resolved(found: false) }
-    unknownServices -= 1
-    services[name] = nil
+  }
+
+  /// Forgets what was not found `age` nanoseconds ago or earlier.
+  private func forgetAbsent(olderThan age: Int64) {
+    let now = driver.now
+    let old = services.values.filter { table in
+      guard case .absent(let since) = table.status else { return false }
+      return now.nanoseconds(since: since) >= age
+    }
+    unknownServices -= old.count
+    for table in old { services[table.name] = nil }
   }
 
   /// The table of `name`; one that is not known yet is asked for. Nil when too many unknown names are being looked up.
   func service(_ name: ServiceName) -> ServiceTable? {
     if let table = services[name] { return table }
+    if unknownServices >= Self.unknownServicesMax { forgetAbsent(olderThan: 0) }
     guard unknownServices < Self.unknownServicesMax else { return nil }
     unknownServices += 1
     let table = makeTable(name)
@@ -224,17 +245,23 @@ package final class Worker {
     freeCalls.append(call)
   }
 
-  /// The target of an address that a caller named itself. At most 256 are remembered.
+  /// The target of an address that a caller named itself.
   func fixedTarget(_ address: String) -> UpstreamTarget? {
     if let target = fixedTargets[address] { return target }
     guard let parsed = DialTarget(address) else { return nil }
     if case .opaque = parsed { return nil }
-    let target = UpstreamTarget(address: parsed, hostHeader: FixedBytes(address), isReusable: true, worker: self)
-    if fixedTargets.count >= 256, let victim = fixedTargets.first(where: { $0.value.inFlight == 0 }) {
+    if fixedTargets.count >= Self.fixedTargetsMax,
+      // The smallest, not just any: the same on every run.
+      let victim = fixedTargets.filter({ $0.value.inFlight == 0 }).min(by: { $0.key < $1.key })
+    {
       victim.value.retire()
       fixedTargets[victim.key] = nil
     }
-    if fixedTargets.count < 256 { fixedTargets[address] = target }
+    let isRemembered = fixedTargets.count < Self.fixedTargetsMax
+    // Nobody would close the idle connections of one that is not remembered, so it keeps none.
+    let target = UpstreamTarget(
+      address: parsed, hostHeader: FixedBytes(address), isReusable: isRemembered, worker: self)
+    if isRemembered { fixedTargets[address] = target }
     return target
   }
 
@@ -264,7 +291,8 @@ package final class Worker {
   // MARK: Housekeeping
 
   func armSweep() {
-    if !sweepTimer.isArmed { driver.timers.arm(sweepTimer, after: Self.sweepInterval, from: driver.now) }
+    let isDrained = isDraining && onDrained == nil
+    if !sweepTimer.isArmed, !isDrained { driver.timers.arm(sweepTimer, after: Self.sweepInterval, from: driver.now) }
   }
 
   private func sweep() {
@@ -276,7 +304,8 @@ package final class Worker {
     app?.sweep(now)
     ingress.forEach { $0.sweep(now) }
     inbound.forEach { $0.sweep(now) }
-    if idleUpstreams > 0 || ingress.count > 0 || inbound.count > 0 { armSweep() }
+    if unknownServices > 0 { forgetAbsent(olderThan: settings.negativeTTL) }
+    if idleUpstreams > 0 || unknownServices > 0 || ingress.count > 0 || inbound.count > 0 { armSweep() }
   }
 
   /// Stops accepting, lets calls in flight end, closes idle connections, then calls `completion`.

@@ -106,6 +106,7 @@ package final class UpstreamConnection: StreamHandler {
 
   private func finish(_ failure: UpstreamFailure) {
     guard state != .closed else { return }
+    if case .connectFailed = failure { worker.metrics.add(.dialsFailed) }
     release()
     stream?.reset()
     let user = user
@@ -150,7 +151,9 @@ package final class UpstreamConnection: StreamHandler {
       reader.expectResponse()
       return
     }
-    let mayStay = head.keepAlive && rest == 0 && !atEnd
+    // A reply that overtakes its own request: the peer may not mean to read the rest of it.
+    let isSent = stream?.queuedBytes == 0
+    let mayStay = head.keepAlive && rest == 0 && !atEnd && isSent
     served += 1
     let user = self.user
     self.user = nil
@@ -193,9 +196,7 @@ package final class UpstreamConnection: StreamHandler {
     case .closedHere, .ended: why = "the peer closed the connection"
     }
     switch state {
-    case .dialling:
-      worker.metrics.add(.dialsFailed)
-      finish(.connectFailed(why))
+    case .dialling: finish(.connectFailed(why))
     case .busy:
       finish(replyBytes == 0 ? .brokeBeforeReply(wasReused: wasReused, why) : .brokeInReply(why))
     case .idle: close()

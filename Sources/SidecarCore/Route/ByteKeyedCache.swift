@@ -121,13 +121,23 @@ package struct ByteKeyedCache<Value> {
     return nil
   }
 
+  /// A key that is there gets the new value.
   package mutating func insert(_ key: UnsafeRawBufferPointer, _ value: Value) {
     guard key.count <= Self.keyMax else { return }
     let hash = hash(key)
     let first = (Int(truncatingIfNeeded: hash) & bucketMask) * Self.ways
     var slot = first + turn
     turn = (turn + 1) % Self.ways
-    for way in first..<first + Self.ways where entries[way] == nil { slot = way }
+    for way in first..<first + Self.ways {
+      guard let entry = entries[way] else {
+        slot = way
+        continue
+      }
+      if entry.hash == hash, entry.key.withUnsafeBytes({ ASCIIText.equals($0, key) }) {
+        slot = way
+        break
+      }
+    }
     entries[slot] = Entry(hash: hash, key: Array(key), value: value)
   }
 

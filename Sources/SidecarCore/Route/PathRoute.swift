@@ -48,7 +48,8 @@ package struct PathRoute: Equatable, Sendable {
       && segment.utf8.dropFirst().allSatisfy { $0 >= 48 && $0 <= 57 }
   }
 
-  /// `baz-xyz` → `BazXyz`. A dot starts a new word too, as Go's `strings.Title` has it.
+  /// `baz-xyz` → `BazXyz`. As Go's `strings.Title` has it, any other ASCII character that is no letter, digit or
+  /// underscore starts a new word too.
   private static func methodName(_ segment: String) -> String {
     var name = ""
     var startsWord = true
@@ -62,9 +63,16 @@ package struct PathRoute: Equatable, Sendable {
       } else {
         name.unicodeScalars.append(character)
       }
-      startsWord = character == "."
+      startsWord = character.isASCII && !isWordCharacter(UInt8(truncatingIfNeeded: character.value))
     }
     return name
+  }
+
+  private static func isWordCharacter(_ byte: UInt8) -> Bool {
+    switch byte {
+    case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "_"): true
+    default: false
+    }
   }
 
   /// Segments with `//`, `.` and `..` resolved. Nil when the percent-encoding is broken, decodes to a control byte, or

@@ -14,7 +14,10 @@ package final class NodeState {
   init(_ catalogNode: CatalogNode, worker: Worker) {
     node = catalogNode.node
     dialect = NodeDialect(metadata: node.metadata)
-    truthHeader = FixedBytes("X-Micro-Node: \(node.id)\r\n")
+    let header = ByteBuffer()
+    // Through the writer: an id may be anything a registry holds.
+    HTTP1Writer.field("X-Micro-Node", node.id, to: header)
+    truthHeader = FixedBytes(header.bytes)
     target = UpstreamTarget(
       address: catalogNode.target, hostHeader: FixedBytes(node.address), isReusable: dialect.reusable, worker: worker)
   }
@@ -82,8 +85,10 @@ package final class ServiceTable {
         kept.append(state)
       }
     }
+    // By identity: a registry may hold one id twice.
+    let stays = Set(kept.map { ObjectIdentifier($0) })
+    for state in nodes where !stays.contains(ObjectIdentifier(state)) { state.target.retire() }
     nodes = kept
-    for gone in known.values { gone.target.retire() }
     selector.rebuild(Candidates(revision: revision, nodes: nodes.map(\.node)))
   }
 
