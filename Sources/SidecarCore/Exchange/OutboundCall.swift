@@ -34,9 +34,9 @@ package final class OutboundCall: UpstreamUser {
   var service: ServiceTable?
   /// Instead of a service's nodes: an address the caller named.
   var fixedTarget: UpstreamTarget?
-  /// The service's name for a call to a fixed target.
-  var fixedService = FixedBytes.empty
   var endpoint = FixedBytes.empty
+  /// The routing headers, as `Route.routing` makes them.
+  var routing = FixedBytes.empty
   var format = PayloadFormat.json
   /// Header lines of metadata, then the payload.
   var request: ByteBuffer?
@@ -91,7 +91,7 @@ package final class OutboundCall: UpstreamUser {
       end(later: SidecarError(.overloaded, "\(worker.settings.callsMax) calls are under way"))
       return
     }
-    worker.driver.timers.arm(timer, at: deadline)
+    worker.timers.arm(timer, at: deadline)
     if fixedTarget != nil {
       state = .attempting
       attempt()
@@ -162,7 +162,6 @@ package final class OutboundCall: UpstreamUser {
     node = nil
     connection = nil
     isIdempotent = false
-    fixedService = .empty
     format = .json
     metadata = 0..<0
     payload = 0..<0
@@ -291,9 +290,8 @@ package final class OutboundCall: UpstreamUser {
     let metadata = request.bytes(metadata)
     do throws(WireError) {
       codec = try FrameClient.encodeRequest(
-        call, host: connection.target.hostHeader.span, service: (service?.nameBytes ?? fixedService).span,
-        endpoint: endpoint.span, from: worker.settings.fromService.span, payload: payload, into: out,
-        metadata: { $0.append(metadata) })
+        call, host: connection.target.hostHeader.span, routing: routing.span, endpoint: endpoint.span,
+        payload: payload, into: out, metadata: { $0.append(metadata) })
     } catch {
       // A payload that breaks its envelope: nothing was sent, and no other node would take it either.
       end(later: SidecarError(error))

@@ -359,7 +359,8 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     }
     let known = table.status == .present
     let route = Route(
-      service: table, endpoint: FixedBytes(endpoint), isKnown: known, metrics: worker.metrics)
+      service: table, endpoint: FixedBytes(endpoint), caller: worker.settings.fromService, isKnown: known,
+      metrics: worker.metrics)
     if known { worker.routes.insert(key, route) }
     return route
   }
@@ -380,6 +381,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     call.request = request
     call.service = route.service
     call.endpoint = route.endpoint
+    call.routing = route.routing
     call.isIdempotent = head.method == .get || head.method == .head || head.has(.idempotencyKey)
     Metadata.append(from: head, source: .http, into: request)
     call.metadata = 0..<request.count
@@ -499,8 +501,8 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
         return
       }
       call.fixedTarget = target
-      call.fixedService = FixedBytes(rpc.service)
       call.endpoint = FixedBytes(rpc.endpoint)
+      call.routing = Route.routing(FixedBytes(rpc.service), call.endpoint, worker.settings.fromService)
       route = nil
     } else {
       let service = FixedBytes(rpc.service)
@@ -514,6 +516,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
       self.route = route
       call.service = route.service
       call.endpoint = route.endpoint
+      call.routing = route.routing
     }
     Metadata.append(from: head, source: .http, into: request)
     call.metadata = 0..<request.count
@@ -578,6 +581,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     call.request = buffer
     call.service = route.service
     call.endpoint = route.endpoint
+    call.routing = route.routing
     call.format = request.format
     Metadata.append(from: head, source: .framework, into: buffer)
     call.metadata = 0..<buffer.count

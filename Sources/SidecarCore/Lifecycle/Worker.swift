@@ -42,6 +42,8 @@ package final class Worker {
   static let sweepInterval: Int64 = 1_000_000_000
 
   package let driver: any Driver
+  /// The driver's, asked for once.
+  let timers: TimerWheel
   package let settings: DataPathSettings
   package let metrics: WorkerMetrics
   let readers = ReaderScratch()
@@ -84,6 +86,7 @@ package final class Worker {
   package init(index: Int, driver: any Driver, settings: DataPathSettings, control: any ControlPort) {
     self.index = index
     self.driver = driver
+    timers = driver.timers
     self.settings = settings
     self.control = control
     metrics = WorkerMetrics()
@@ -292,7 +295,7 @@ package final class Worker {
 
   func armSweep() {
     let isDrained = isDraining && onDrained == nil
-    if !sweepTimer.isArmed, !isDrained { driver.timers.arm(sweepTimer, after: Self.sweepInterval, from: driver.now) }
+    if !sweepTimer.isArmed, !isDrained { timers.arm(sweepTimer, after: Self.sweepInterval, from: driver.now) }
   }
 
   private func sweep() {

@@ -6,19 +6,28 @@ package final class Route {
   package let service: ServiceTable
   /// `Handler.Method`
   package let endpoint: FixedBytes
+  /// The routing headers of every call of it.
+  let routing: FixedBytes
   private let metrics: WorkerMetrics
   private let seriesService: String
   private let seriesEndpoint: String
   private var handles: [WorkerMetrics.Handle?]
 
   /// `isKnown`: the service exists, so that its names may become labels of metrics.
-  init(service: ServiceTable, endpoint: FixedBytes, isKnown: Bool, metrics: WorkerMetrics) {
+  init(service: ServiceTable, endpoint: FixedBytes, caller: FixedBytes, isKnown: Bool, metrics: WorkerMetrics) {
     self.service = service
     self.endpoint = endpoint
+    routing = Self.routing(service.nameBytes, endpoint, caller)
     self.metrics = metrics
     seriesService = isKnown ? service.name : ""
     seriesEndpoint = isKnown ? endpoint.text : ""
     handles = Array(repeating: nil, count: CallerForm.allCases.count)
+  }
+
+  static func routing(_ service: FixedBytes, _ endpoint: FixedBytes, _ caller: FixedBytes) -> FixedBytes {
+    let lines = ByteBuffer(capacity: 512)
+    FrameClient.appendRouting(service: service.span, endpoint: endpoint.span, from: caller.span, into: lines)
+    return FixedBytes(lines.bytes)
   }
 
   /// The counters of calls that came in that form; made when first asked for.
@@ -73,12 +82,10 @@ package struct ByteKeyedCache<Value> {
   package static var keyMax: Int { 256 }
   private static var ways: Int { 4 }
 
-  private struct Entry {
-    var hash: UInt64
-    var key: [UInt8]
-    var value: Value
-  }
-  private var entries: [Entry?]
+  // Apart, so that a look-up that fails touches the hashes only.
+  private var hashes: [UInt64]
+  private var keys: [FixedBytes?]
+  private var values: [Value?]
   private let bucketMask: Int
   private var turn = 0
   private let seed: UInt64
@@ -87,7 +94,9 @@ package struct ByteKeyedCache<Value> {
   package init(capacity: Int, seed: UInt64) {
     precondition(capacity >= 4 && capacity & (capacity - 1) == 0)
     self.seed = seed
-    entries = Array(repeating: nil, count: capacity)
+    hashes = Array(repeating: 0, count: capacity)
+    keys = Array(repeating: nil, count: capacity)
+    values = Array(repeating: nil, count: capacity)
     bucketMask = capacity / Self.ways - 1
   }
 
@@ -114,9 +123,8 @@ package struct ByteKeyedCache<Value> {
   package func find(_ key: UnsafeRawBufferPointer) -> Value? {
     let hash = hash(key)
     let first = (Int(truncatingIfNeeded: hash) & bucketMask) &* Self.ways
-    for slot in first..<first &+ Self.ways {
-      guard let entry = entries[slot], entry.hash == hash else { continue }
-      if entry.key.withUnsafeBytes({ ASCIIText.equals($0, key) }) { return entry.value }
+    for slot in first..<first &+ Self.ways where hashes[slot] == hash {
+      if let known = keys[slot], ASCIIText.equals(known.span, key) { return values[slot] }
     }
     return nil
   }
@@ -129,21 +137,25 @@ package struct ByteKeyedCache<Value> {
     var slot = first + turn
     turn = (turn + 1) % Self.ways
     for way in first..<first + Self.ways {
-      guard let entry = entries[way] else {
+      guard let known = keys[way] else {
         slot = way
         continue
       }
-      if entry.hash == hash, entry.key.withUnsafeBytes({ ASCIIText.equals($0, key) }) {
+      if hashes[way] == hash, ASCIIText.equals(known.span, key) {
         slot = way
         break
       }
     }
-    entries[slot] = Entry(hash: hash, key: Array(key), value: value)
+    hashes[slot] = hash
+    keys[slot] = FixedBytes(key)
+    values[slot] = value
   }
 
   package mutating func removeAll(where isGone: (Value) -> Bool) {
-    for index in entries.indices {
-      if let entry = entries[index], isGone(entry.value) { entries[index] = nil }
+    for index in keys.indices {
+      guard let value = values[index], isGone(value) else { continue }
+      keys[index] = nil
+      values[index] = nil
     }
   }
 }

@@ -53,6 +53,8 @@ public final class ByteBuffer {
     count &+= text.utf8CodeUnitCount
   }
 
+  /// Disfavoured, so that a literal is a `StaticString` and costs one copy.
+  @_disfavoredOverload
   public func append(_ text: String) {
     var text = text
     text.withUTF8 { append(UnsafeRawBufferPointer($0)) }
@@ -62,21 +64,20 @@ public final class ByteBuffer {
 
   /// Decimal digits of `number`.
   public func append(decimal number: UInt64) {
-    reserve(20)
+    // Written from the right at the end of the 20 bytes that any number fits into, then moved to where they belong.
+    reserve(40)
+    let end = base + count + 40
+    var digits = end
     var value = number
-    var length = 1
-    var scale = number
-    while scale >= 10 {
-      scale /= 10
-      length += 1
-    }
-    var index = count + length
     repeat {
-      index -= 1
-      base.storeBytes(of: UInt8(48 + value % 10), toByteOffset: index, as: UInt8.self)
-      value /= 10
+      digits -= 1
+      let (quotient, remainder) = value.quotientAndRemainder(dividingBy: 10)
+      digits.storeBytes(of: UInt8(truncatingIfNeeded: 48 &+ remainder), as: UInt8.self)
+      value = quotient
     } while value > 0
-    count += length
+    let length = end - digits
+    (base + count).copyMemory(from: digits, byteCount: length)
+    count &+= length
   }
   public func append(decimal number: Int) {
     if number < 0 { append(UInt8(ascii: "-")) }

@@ -63,6 +63,25 @@ package enum FrameClient {
     }
   }
 
+  /// The header lines that name service, endpoint and caller, in every generation's spelling: the same for all calls of
+  /// a route, so they are put together once (wire knowledge: v0.17 reads X-Micro-Service and -Method, v0.20 -Endpoint and
+  /// -Id, v0.23 the bare names, v1.18 and later only those).
+  package static func appendRouting(
+    service: UnsafeRawBufferPointer, endpoint: UnsafeRawBufferPointer, from caller: UnsafeRawBufferPointer,
+    into buffer: ByteBuffer
+  ) {
+    HTTP1Writer.field("Micro-Service", service, to: buffer)
+    HTTP1Writer.field("Micro-Method", endpoint, to: buffer)
+    HTTP1Writer.field("Micro-Endpoint", endpoint, to: buffer)
+    HTTP1Writer.field("X-Micro-Service", service, to: buffer)
+    HTTP1Writer.field("X-Micro-Method", endpoint, to: buffer)
+    HTTP1Writer.field("X-Micro-Endpoint", endpoint, to: buffer)
+    if !caller.isEmpty {
+      HTTP1Writer.field("Micro-From-Service", caller, to: buffer)
+      HTTP1Writer.field("X-Micro-From-Service", caller, to: buffer)
+    }
+  }
+
   /// Writes a whole HTTP request. `metadata` appends header lines that `Metadata.isForwardable` let through. Errors:
   /// `WireError` when a payload for JSON-RPC is not JSON; nothing is written then. Returns the codec to decode the
   /// reply with.
@@ -71,6 +90,19 @@ package enum FrameClient {
     endpoint: UnsafeRawBufferPointer,
     from caller: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0),
     payload: UnsafeRawBufferPointer, into buffer: ByteBuffer, metadata: (ByteBuffer) -> Void = { _ in }
+  ) throws(WireError) -> FrameCodec {
+    let routing = ByteBuffer(capacity: 512)
+    appendRouting(service: service, endpoint: endpoint, from: caller, into: routing)
+    return try encodeRequest(
+      call, host: host, routing: routing.bytes, endpoint: endpoint, payload: payload, into: buffer, metadata: metadata)
+  }
+
+  /// The same with `routing` as `appendRouting` made it.
+  @inline(__always)
+  package static func encodeRequest(
+    _ call: FrameCall, host: UnsafeRawBufferPointer, routing: UnsafeRawBufferPointer,
+    endpoint: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer, into buffer: ByteBuffer,
+    metadata: (ByteBuffer) -> Void
   ) throws(WireError) -> FrameCodec {
     let codec = call.codec ?? Self.codec(for: call.format, to: call.node)
     var payload = payload
@@ -86,7 +118,8 @@ package enum FrameClient {
     buffer.append("Timeout: ")
     buffer.append(decimal: UInt64(max(call.timeoutNanoseconds, 1)))
     buffer.append("\r\n")
-    routingFields(call, service, endpoint, caller, buffer)
+    buffer.append(routing)
+    idFields(call, buffer)
     metadata(buffer)
     buffer.append("Content-Length: ")
     switch codec {
@@ -118,18 +151,7 @@ package enum FrameClient {
     return codec
   }
 
-  /// Every generation's routing names: v0.17 reads X-Micro-Service and -Method, v0.20 -Endpoint and -Id, v0.23 the bare
-  /// names too, v1.18 and later only those.
-  private static func routingFields(
-    _ call: FrameCall, _ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer,
-    _ caller: UnsafeRawBufferPointer, _ buffer: ByteBuffer
-  ) {
-    HTTP1Writer.field("Micro-Service", service, to: buffer)
-    HTTP1Writer.field("Micro-Method", endpoint, to: buffer)
-    HTTP1Writer.field("Micro-Endpoint", endpoint, to: buffer)
-    HTTP1Writer.field("X-Micro-Service", service, to: buffer)
-    HTTP1Writer.field("X-Micro-Method", endpoint, to: buffer)
-    HTTP1Writer.field("X-Micro-Endpoint", endpoint, to: buffer)
+  private static func idFields(_ call: FrameCall, _ buffer: ByteBuffer) {
     buffer.append("Micro-Id: ")
     buffer.append(decimal: call.id)
     buffer.append("\r\nX-Micro-Id: ")
@@ -140,10 +162,6 @@ package enum FrameClient {
       buffer.append(decimal: call.id)
     }
     buffer.append("\r\n")
-    if !caller.isEmpty {
-      HTTP1Writer.field("Micro-From-Service", caller, to: buffer)
-      HTTP1Writer.field("X-Micro-From-Service", caller, to: buffer)
-    }
   }
 
   // MARK: Replies
