@@ -276,7 +276,7 @@ package final class UVStream: ByteStream {
     let status = uv_fileno(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self), &descriptor)
     if status < 0 { return status }
     while true {
-      let count = send(descriptor, bytes.baseAddress, bytes.count, Int32(MSG_DONTWAIT.rawValue | MSG_NOSIGNAL.rawValue))
+      let count = send(descriptor, bytes.baseAddress, bytes.count, Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
       if count >= 0 { return Int32(count) }
       if errno == EAGAIN || errno == EWOULDBLOCK { return UV_EAGAIN.rawValue }
       if errno != EINTR { return -errno }
