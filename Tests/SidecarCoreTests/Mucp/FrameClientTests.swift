@@ -58,8 +58,9 @@ struct FrameClientTests {
       lines == [
         "Host: 127.0.0.1:9014", "Accept: application/json", "Content-Type: application/json", "Timeout: 5000000000",
         "Micro-Service: go.micro.srv.x", "Micro-Method: Say.Hello", "Micro-Endpoint: Say.Hello",
-        "X-Micro-Service: go.micro.srv.x", "X-Micro-Method: Say.Hello", "X-Micro-Endpoint: Say.Hello", "Micro-Id: 42",
-        "X-Micro-Id: 42", "Micro-Stream: 42", "Micro-From-Service: me", "X-Micro-From-Service: me", "Content-Length: 3",
+        "X-Micro-Service: go.micro.srv.x", "X-Micro-Method: Say.Hello", "X-Micro-Endpoint: Say.Hello",
+        "Micro-From-Service: me", "X-Micro-From-Service: me", "Micro-Id: 42", "X-Micro-Id: 42", "Micro-Stream: 42",
+        "Content-Length: 3",
       ])
     #expect(String(decoding: message.head.methodBytes, as: UTF8.self) == "POST" && message.body == Array("{}\n".utf8))
   }
