@@ -72,6 +72,7 @@ import Testing
     ("Connection: closed\r\n", "keep-alive"), ("Connection: ,, ,\r\n", "keep-alive"), ("", "keep-alive"),
     ("Upgrade: websocket\r\n", "keep-alive"), ("Connection: upgrade\r\n", "keep-alive"),
     ("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n", "keep-alive upgrade"),
+    ("Connection: upgrade\r\nUpgrade:\r\n", "keep-alive"),
     ("Connection: UPGRADE\r\nUpgrade: h2c\r\n", "keep-alive upgrade"),
     ("Expect: 100-Continue\r\n", "keep-alive expects-continue"),
   ])
@@ -174,6 +175,7 @@ import Testing
     ("Host: a\r\nContent-Length: 5 5\r\n", "400: malformed Content-Length at 25"),
     ("Host: a\r\nContent-Length: 0x5\r\n", "400: malformed Content-Length at 25"),
     ("Host: a\r\nContent-Length: \r\n", "400: malformed Content-Length at 25"),
+    ("Host: a\r\nContent-Length: 5\t\r\n", "400: malformed Content-Length at 25"),
     ("Host: a\r\nContent-Length: 5;\r\n", "400: malformed Content-Length at 25"),
     ("Host: a\r\nContent-Length: 9223372036854775808\r\n", "400: Content-Length too large at 25"),
     ("Host: a\r\nContent-Length: 18446744073709551621\r\n", "400: Content-Length too large at 25"),
@@ -233,6 +235,7 @@ import Testing
     ("0\r\n\r\r", "CR without LF at 0"), ("0\r\nA : b\r\n\r\n", "white space in a field name at 1"),
     ("0\r\nContent-Length: 5\r\n\r\n", "framing field in the trailers at 0"),
     ("0\r\nTransfer-Encoding: chunked\r\n\r\n", "framing field in the trailers at 0"),
+    ("0\r\nConnection: close\r\n\r\n", "framing field in the trailers at 0"),
     ("0\r\nA: b\r\nHost: b\r\n\r\n", "framing field in the trailers at 6"),
   ])
   func `chunk tricks`(body: String, rule: String) {

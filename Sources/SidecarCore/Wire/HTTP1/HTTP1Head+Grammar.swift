@@ -36,6 +36,17 @@ extension HTTP1Head {
     status = 0
   }
 
+  /// A trailer section says nothing of what a head says; what the object said before must not shine through.
+  func beginTrailers() {
+    begin()
+    bytes = UnsafeRawBufferPointer(start: nil, count: 0)
+    minorVersion = 1
+    framing = .none
+    keepAlive = true
+    expectsContinue = false
+    upgrade = false
+  }
+
   /// Parses the head at `start`, of which `available` bytes are there. Returns its length, or nil when more must come
   /// (then call again with the same bytes and more, wherever they lie now).
   @inline(__always) func parse(

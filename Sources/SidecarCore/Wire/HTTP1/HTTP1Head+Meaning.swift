@@ -30,6 +30,10 @@ extension HTTP1Head {
   /// Sets what follows from a response's fields, given what it answers.
   @inline(__always) func finishResponse(toHEAD: Bool, toCONNECT: Bool) throws(WireError) {
     let declared = has(.transferEncoding) || has(.contentLength) ? try declaredFraming() : nil
+    if status < 200, let declared, declared != .length(0) {
+      // It may not (RFC 9110 §8.6), and llhttp would wait for that body.
+      throw WireError("interim response with a body")
+    }
     if toHEAD || status < 200 || status == 204 || status == 304 || (toCONNECT && status < 300) {
       framing = .none
     } else {
@@ -40,11 +44,18 @@ extension HTTP1Head {
     expectsContinue = false
   }
 
-  /// Trailers may not say again what frames or routes the message (RFC 9110 §6.5.1): who merges them would be misled.
+  /// Trailers may not say again what frames or routes the message or rules the connection (RFC 9110 §6.5.1): who merges
+  /// them would be misled, and llhttp obeys a `Connection` there.
   func finishTrailers() throws(WireError) {
-    for id in [HeaderID.transferEncoding, .contentLength, .host] where has(id) {
-      throw error("framing field in the trailers", at: id)
-    }
+    try refuseInTrailers(.transferEncoding)
+    try refuseInTrailers(.contentLength)
+    try refuseInTrailers(.host)
+    try refuseInTrailers(.connection)
+    try refuseInTrailers(.upgrade)
+  }
+
+  private func refuseInTrailers(_ id: HeaderID) throws(WireError) {
+    if has(id) { throw error("framing field in the trailers", at: id) }
   }
 
   /// What Transfer-Encoding and Content-Length say; RFC 9112 §6.1–6.3.
@@ -60,7 +71,10 @@ extension HTTP1Head {
     guard let digits = first(.contentLength) else { return nil }
     // Even equal ones: whoever repeats it has been through a broken intermediary, and not all readers agree.
     if isRepeated(.contentLength) { throw error("repeated Content-Length", at: .contentLength) }
-    guard !digits.isEmpty else { throw error("malformed Content-Length", at: .contentLength) }
+    // A tab behind it is white space to us and a malformed number to llhttp: then to us as well.
+    guard let end = digits.baseAddress.map({ $0 + digits.count }), Scan.byte(end) != ASCII.tab else {
+      throw error("malformed Content-Length", at: .contentLength)
+    }
     var length = 0
     for byte in digits {
       let digit = byte &- UInt8(ascii: "0")
@@ -99,7 +113,7 @@ extension HTTP1Head {
     }
     keepAlive = !close && (minorVersion == 1 || persist)
     // RFC 9110 §7.8: ignored in an HTTP/1.0 message.
-    upgrade = upgrades && has(.upgrade) && minorVersion == 1
+    upgrade = upgrades && minorVersion == 1 && fields.contains { $0.id == .upgrade && $0.valueCount > 0 }
   }
 
   private func checkHost() throws(WireError) {

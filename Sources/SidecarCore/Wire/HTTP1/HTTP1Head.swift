@@ -42,7 +42,7 @@ package final class HTTP1Head {
   package internal(set) var keepAlive = true
   /// A request with `Expect: 100-continue`: its sender may be waiting for 100 before it sends the body.
   package internal(set) var expectsContinue = false
-  /// `Connection` lists `upgrade` and there is an `Upgrade` field.
+  /// `Connection` lists `upgrade` and there is an `Upgrade` field that says to what.
   package internal(set) var upgrade = false
 
   var methodCount = 0

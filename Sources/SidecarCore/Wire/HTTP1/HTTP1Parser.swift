@@ -233,7 +233,7 @@ package struct HTTP1Parser: ~Copyable {
         let byte = input[0]
         if case .trailersStart = state, byte != ASCII.cr {
           let section = takeSpare()
-          section.begin()
+          section.beginTrailers()
           trailers = section
           state = .trailers
           continue
