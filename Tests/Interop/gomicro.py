@@ -343,6 +343,7 @@ class Node:
                 request = connection.read()
                 first = first or request
                 self.answer(connection, number, first, request)
+            connection.reset()  # accepted while stopping
         except DropConnection as drop:
             connection.send(drop.partial)
             connection.reset() if drop.reset else connection.close()
