@@ -86,6 +86,29 @@ def measure_idle(program, cores, contender, count):
     return (after - before) / count
 
 
+def instructions(binary, node_program, load_program, folder):
+    """User instructions per request, by callgrind: the difference between a long and a short run, so that the start does
+    not count. Repeatable to a few in a thousand whatever else the machine does."""
+    counts = {}
+    for requests in (2_000, 12_000):
+        place = os.path.join(folder, str(requests))
+        os.mkdir(place)
+        node = Node(place, node_program)
+        sidecar = Sidecar(place, node.port, binary)
+        out = os.path.join(place, "callgrind.out")
+        sidecar.prefix = ["valgrind", "--tool=callgrind", "--callgrind-out-file=" + out]
+        try:
+            node.start(os.sched_getaffinity(0))
+            sidecar.start(os.sched_getaffinity(0))
+            load(load_program, os.sched_getaffinity(0), sidecar, requests, 32)
+        finally:
+            sidecar.stop()
+            node.stop()
+        with open(out) as stream:
+            counts[requests] = next(int(line.split()[1]) for line in stream if line.startswith(("summary:", "totals:")))
+    return (counts[12_000] - counts[2_000]) / 10_000
+
+
 def row(contender, r, ours, idle):
     name = "**%s**" % contender.name if contender.name == "micro-sidecar" else contender.name
     latency = "%d / %d" % (statistics.median(r.p50), statistics.median(r.p99))
@@ -160,6 +183,7 @@ def parse_arguments():
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--idle", type=int, default=5000, help="idle connections to measure memory with; 0: none")
     parser.add_argument("--only", default="", help="contenders, by name and comma")
+    parser.add_argument("--instructions", action="store_true", help="only count the sidecar's instructions per request")
     parser.add_argument("--write", action="store_true", help="update docs/benchmarks.md")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound of ours does not hold")
     return parser.parse_args()
@@ -177,6 +201,12 @@ def main():
     programs = os.path.join(HERE, ".build", "release")
     load_program = os.path.join(programs, "bench-load")
 
+    if arguments.instructions:
+        with tempfile.TemporaryDirectory() as folder:
+            node_program = os.path.join(programs, "bench-node")
+            count = instructions(os.path.abspath(arguments.binary), node_program, load_program, folder)
+        print("%.0f user instructions per request" % count)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         node = Node(folder, os.path.join(programs, "bench-node"))
         contenders = [node, Sidecar(folder, node.port, os.path.abspath(arguments.binary))]

@@ -36,6 +36,7 @@ class Contender:
 
     name = ""
     setting = ""  # what the table says about how it runs
+    prefix = []  # a program that runs it, such as a profiler
 
     def __init__(self, folder, node_port):
         self.folder = os.path.join(folder, self.name)
@@ -59,7 +60,7 @@ class Contender:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("MICRO_")}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                self.prefix + self.command(),
                 env=dict(clean, **self.environment()),
                 cwd=self.folder,
                 stdin=subprocess.PIPE,
