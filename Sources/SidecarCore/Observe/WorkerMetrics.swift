@@ -58,17 +58,19 @@ package struct MetricSeries: Hashable, Sendable {
   }
 }
 
-/// Things counted once per worker.
+/// Things counted once per worker. The admin listener is the control loop's and counts nothing.
 package enum MetricCounter: Int, CaseIterable, Sendable {
-  case acceptedFromApp, acceptedFromFramework, acceptedAdmin
-  case refusedFromApp, refusedFromFramework, refusedAdmin
-  case dials, dialsFailed, dialsReused, retries
+  case acceptedFromApp, acceptedFromFramework
+  case refusedFromApp, refusedFromFramework
+  /// Dials begun, those of them that failed, and attempts that needed none.
+  case dials, dialsFailed, dialsReused
+  case retries
   case bytesFromCallers, bytesToCallers, bytesFromNodes, bytesToNodes
 }
 
 /// Levels of one worker; the page shows their sum.
 package enum MetricGauge: Int, CaseIterable, Sendable {
-  case openFromApp, openFromFramework, openAdmin
+  case openFromApp, openFromFramework
   case pooledIdle, pooledActive
   case requestsInFlight
 }
