@@ -1,4 +1,7 @@
 // Responses on one connection. Input: one byte of flags, three of cuts, then what the server sends.
+//
+// core: Wire/HTTP1 Wire/ByteBuffer.swift Wire/WireError.swift
+// support: HTTP1Oracle.swift
 
 func fuzzOne(_ input: UnsafeRawBufferPointer) {
   var choices = Choices(input)
