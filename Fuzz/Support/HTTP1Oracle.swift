@@ -13,7 +13,7 @@ struct HTTP1Oracle {
   var keepsHeads = false
 
   /// Bytes of an input that is also fed one by one; longer ones would take most of the time.
-  private static let byteByByteMax = 160
+  private static let byteByByteMax = 96
 
   /// Everything the parser said, as bytes; body bytes that follow each other count as one.
   func record(_ input: UnsafeRawBufferPointer, cutAt cuts: [Int]) -> [UInt8] {
@@ -39,6 +39,7 @@ struct HTTP1Oracle {
     var other = HTTP1Parser(.server, head: shared)
     parser.expectResponse(toHEAD: answersHEAD, toCONNECT: answersCONNECT)
     var log: [UInt8] = []
+    log.reserveCapacity(256 + input.count * 3)
     var isInBody = false
     func note(_ kind: Character) {
       isInBody = false
