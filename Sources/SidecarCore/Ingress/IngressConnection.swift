@@ -1,254 +1,56 @@
-// One connection of the app to the local API: HTTP/1 in, calls out.
-//
-//   reading ──message──▶ calling ──reply written──▶ reading …
-//      │                    │  └─ the caller does not read ─▶ flushing ─▶ reading …
-//      ├── bad bytes ──▶ lingering ──▶ closed
-//      └───▶ closing ◀──────┴── Connection: close, drain, the app has ended its half
-//
-// While a call is under way further requests on the connection wait in `ahead`, up to a limit; then reading pauses.
+// One connection of the app to the local API: HTTP/1 in, calls out. What it shares with the framework's connections is
+// in `CallerConnection`; here is what a request means and how each kind of caller is answered.
 
-package final class IngressConnection: StreamHandler, ListedConnection, CallOwner {
-  private enum State {
-    /// Between messages or inside one. To: calling, closing.
-    case reading
-    /// A call or a control request is under way. To: reading, flushing, closing.
-    case calling
-    /// More than the high watermark of replies waits to be taken by the caller. To: reading, closing.
-    case flushing
-    /// The last reply is written and our half ended, while the caller still sends: closing now would reset the
-    /// connection and take the reply with it. To: closed.
-    case lingering
-    /// Nothing more is read; what is queued is still written.
-    case closing
-    case closed
-  }
-
+final class IngressConnection: CallerConnection, CallOwner {
   /// Bytes of payload up to which head and payload are sent from one buffer.
   private static let copiedPayloadMax = 4096
-  /// How long a caller that broke a rule may go on sending before it is cut off, in nanoseconds.
-  private static let lingerTime: Int64 = 2_000_000_000
 
-  var listIndex = -1
-  private let worker: Worker
-  private let stream: ByteStream
-  private var reader: MessageReader
-  private var state = State.reading
-  private var isPaused = false
-  private var hasEnded = false
-  private var ahead: ByteBuffer?
   private var call: OutboundCall?
   private var route: Route?
   /// How the caller spoke, so how it is answered: frames always with 200 and errors in the framework's form.
   private var form = CallerForm.path
-  private var frame: FrameRequest?
-  /// What the ranges of `frame` point into.
-  private var notes: ByteBuffer?
-  private var keepAlive = true
   private var isHEAD = false
   private var isHTTP10 = false
-  private var isConsuming = false
-  private var lingersSince = Instant(nanoseconds: 0)
   private var proxiedType: [UInt8]?
   private var origin: [UInt8]?
-  private var lastActivity: Instant
-  private var requestStarted: Instant
 
-  init(worker: Worker, stream: ByteStream) {
-    self.worker = worker
-    self.stream = stream
-    reader = MessageReader(.server, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
-    lastActivity = worker.driver.now
-    requestStarted = worker.driver.now
-  }
+  // MARK: CallerConnection
 
-  // MARK: Bytes
+  /// A framework client closes to cancel; a plain HTTP caller may have ended its half only, and still reads.
+  override var outlivesCallersEnd: Bool { !form.isFrame }
 
-  package func streamOpened(_ stream: ByteStream) {}
-
-  package func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {
-    lastActivity = worker.driver.now
-    worker.metrics.add(.bytesFromCallers, bytes.count)
-    switch state {
-    case .reading:
-      if let ahead {
-        ahead.append(bytes)
-        consumeAhead()
-        return
-      }
-      var input = bytes
-      consume(&input)
-      if !input.isEmpty { keepAhead(input) }
-    case .calling, .flushing: keepAhead(bytes)
-    case .lingering, .closing, .closed: break
-    }
-  }
-
-  /// More input may be taken, now or later.
-  private var isAlive: Bool {
-    switch state {
-    case .reading, .calling, .flushing: true
-    case .lingering, .closing, .closed: false
-    }
-  }
-
-  private func keepAhead(_ bytes: UnsafeRawBufferPointer) {
-    guard isAlive else { return }
-    let buffer = ahead ?? worker.readers.buffers.take()
-    ahead = buffer
-    buffer.append(bytes)
-    if buffer.count > worker.settings.pipelineMax, !isPaused {
-      isPaused = true
-      stream.pauseReading()
-    }
-  }
-
-  private func consumeAhead() {
-    guard let buffer = ahead else { return }
-    ahead = nil
-    var input = buffer.bytes
-    consume(&input)
-    if input.isEmpty || !isAlive {
-      worker.readers.buffers.give(buffer)
-    } else {
-      buffer.removeFirst(buffer.count - input.count)
-      ahead = buffer
-    }
-    if isPaused, (ahead?.count ?? 0) <= worker.settings.pipelineMax, isAlive {
-      isPaused = false
-      stream.resumeReading()
-    }
-    if hasEnded, state == .reading, ahead == nil { close() }
-  }
-
-  /// Takes messages from the front of `input` until one needs an answer from elsewhere.
-  private func consume(_ input: inout UnsafeRawBufferPointer) {
-    isConsuming = true
-    defer { isConsuming = false }
-    do throws(WireError) {
-      while state == .reading {
-        switch try reader.next(&input, worker.readers) {
-        case .needMore: return
-        case .expectsContinue: stream.write("HTTP/1.1 100 Continue\r\n\r\n")
-        case .message(let body):
-          received(reader.head(worker.readers), body)
-          reader.finishMessage(worker.readers)
-        }
-      }
-    } catch {
-      let kind: SidecarError.Kind =
-        switch error.status {
-        case 413: .bodyTooLarge
-        case 431: .headTooLarge
-        default: .badRequest
-        }
-      refuse(SidecarError(error, kind: kind), status: error.status)
-    }
-  }
-
-  /// The caller broke a rule: tells it and ends the connection, but hears it out first.
-  private func refuse(_ error: SidecarError, status: Int) {
-    requestStarted = worker.driver.now
-    keepAlive = false
+  override func answerMalformed(_ error: WireError) {
     form = .path
     route = nil
     origin = nil
     isHEAD = false
-    lingersSince = requestStarted
-    state = .lingering
-    reply(error: error, status: status)
-    if hasEnded { return stream.close() }
-    stream.shutdownWrites()
-    if isPaused {
-      isPaused = false
-      stream.resumeReading()
-    }
+    let kind: SidecarError.Kind =
+      switch error.status {
+      case 413: .bodyTooLarge
+      case 431: .headTooLarge
+      default: .badRequest
+      }
+    // Where in the bytes says nothing about one that never came.
+    let detail = error.status == 408 ? error.rule : error.description
+    reply(error: SidecarError(kind, detail), status: error.status)
   }
 
-  package func streamEnded(_ stream: ByteStream) {
-    hasEnded = true
-    switch state {
-    case .reading:
-      // A request cut short gets no answer: its sender has said all it will. Whole ones may wait in `ahead`.
-      if ahead == nil { close() }
-    case .calling:
-      // A framework client closes to cancel; a plain HTTP caller may have ended its half only, and still reads.
-      if form.isFrame { close() }
-    case .lingering: stream.close()
-    case .flushing, .closing, .closed: break
-    }
-  }
-
-  package func streamDrained(_ stream: ByteStream) {
-    guard state == .flushing else { return }
-    lastActivity = worker.driver.now
-    state = .reading
-    readyForNext()
-  }
-
-  /// A reply is out. What came meanwhile is next.
-  private func readyForNext() {
-    if !keepAlive || worker.isDraining || hasEnded && ahead == nil {
-      close()
-    } else if ahead != nil {
-      consumeAhead()
-    }
-  }
-
-  package func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {
-    state = .closed
-    reader.finishMessage(worker.readers)
-    if let ahead { worker.readers.buffers.give(ahead) }
-    ahead = nil
-    releaseFrame()
-    cancelCall()
-    worker.remove(self)
-  }
-
-  private func cancelCall() {
+  override func cancelAnswer() {
     guard let call else { return }
     self.call = nil
     record(.failed(.cancelled))
     call.cancel()
   }
 
-  private func close() {
-    guard isAlive else { return }
-    state = .closing
-    cancelCall()
-    stream.close()
-  }
+  override func ended() { worker.remove(self) }
 
-  func abort() { stream.reset() }
-
-  /// Draining: an idle connection ends now, a busy one after its reply.
-  func closeWhenIdle() {
-    keepAlive = false
-    if state == .reading, reader.isBetweenMessages, ahead == nil { close() }
-  }
-
-  func sweep(_ now: Instant) {
-    let quiet = now.nanoseconds(since: lastActivity)
-    switch state {
-    case .reading where reader.isBetweenMessages:
-      if quiet > worker.settings.downstreamIdleTimeout { close() }
-    case .reading:
-      guard quiet > worker.settings.messageTimeout else { return }
-      refuse(
-        SidecarError(.badRequest, "the request was not complete after \(quiet / 1_000_000) ms of silence"), status: 408)
-    case .flushing:
-      if quiet > worker.settings.downstreamIdleTimeout { abort() }
-    case .lingering:
-      if now.nanoseconds(since: lingersSince) > Self.lingerTime { abort() }
-    case .calling, .closing, .closed: break
-    }
+  override func refused(_ refusal: FrameRefusal) {
+    record(.failed(refusal.reason == .unsupportedContentType ? .unsupportedMediaType : .badRequest))
   }
 
   // MARK: Requests
 
-  private func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
-    state = .calling
-    requestStarted = worker.driver.now
-    keepAlive = head.keepAlive && !worker.isDraining
+  override func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
     isHTTP10 = head.minorVersion == 0
     isHEAD = head.method == .head
     form = .path
@@ -540,28 +342,12 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
   /// A go-micro client that was told to send its calls here (`MICRO_PROXY_ADDRESS`).
   private func receivedFrame(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
     form = .microFrame
-    let notes = worker.readers.buffers.take()
-    self.notes = notes
-    let request: FrameRequest
-    do throws(FrameRefusal) {
-      request = try FrameServer.decodeRequest(head: head, body: body, notes: notes)
-    } catch {
-      keepAlive = keepAlive && !error.closes
-      record(.failed(error.reason == .unsupportedContentType ? .unsupportedMediaType : .badRequest))
-      let out = worker.scratch
-      out.removeAll()
-      FrameServer.encodeRefusal(error, notes: notes, into: out)
-      finishReply(out.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
-      return
-    }
-    frame = request
+    guard let request = decodeFrame(head, body), let notes else { return }
     form = CallerForm(request.dialect)
     switch request.kind {
     case .endOfStream:
       // The end of a stream nobody has opened: nothing waits for an answer.
-      releaseFrame()
-      state = .reading
-      if !keepAlive { close() }
+      skip()
       return
     case .event:
       reply(error: SidecarError(.unsupportedNodeDialect, "events over the RPC transport are not in this version"))
@@ -598,13 +384,6 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
   private static func looksLikeFrame(_ head: HTTP1Head) -> Bool {
     if head.has(.microID) || head.has(.xMicroID) || head.has(.xMicroMethod) || head.has(.microTopic) { return true }
     return !head.has(.microService)
-  }
-
-  private func releaseFrame() {
-    frame = nil
-    guard let notes else { return }
-    worker.readers.buffers.give(notes)
-    self.notes = nil
   }
 
   // MARK: Registry and health
@@ -653,7 +432,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
 
   private func ask(_ request: APIRequest) {
     worker.handle(request) { [weak self] answer in
-      guard let self, state == .calling else { return }
+      guard let self, state == .answering else { return }
       reply(answer)
     }
   }
@@ -662,21 +441,15 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
 
   func callReplied(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer, format: PayloadFormat) {
     self.call = nil
-    guard state == .calling else { return }
+    guard state == .answering else { return }
+    record(.ok)
+    if form.isFrame, let frame, let notes {
+      sendFrameReply(frame, notes, payload, id: nil)
+      return
+    }
     let out = worker.scratch
     out.removeAll()
     let now = worker.driver.now
-    record(.ok)
-    if form.isFrame, let frame, let notes {
-      do throws(WireError) {
-        try FrameServer.encodeReply(to: frame, notes: notes, payload: payload, into: out)
-      } catch {
-        FrameServer.encodeReplyError(
-          to: frame, notes: notes, error: SidecarError(error, kind: .badUpstreamReply), into: out)
-      }
-      finishReply(out.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
-      return
-    }
     var payload = payload
     out.append("HTTP/1.1 200 OK\r\nContent-Type: ")
     if format == .json {
@@ -698,7 +471,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
       out.append(payload)
       payload = UnsafeRawBufferPointer(start: nil, count: 0)
     }
-    finishReply(out.bytes, payload)
+    send(out.bytes, payload)
   }
 
   /// What happened, for whoever debugs it.
@@ -711,19 +484,18 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
 
   func callFailed(_ call: OutboundCall, _ error: SidecarError) {
     self.call = nil
-    guard state == .calling else { return }
+    guard state == .answering else { return }
     reply(error: error, call: call)
   }
 
   private func reply(error: SidecarError, status: Int? = nil, call: OutboundCall? = nil) {
-    let out = worker.scratch
-    out.removeAll()
     record(.failed(error.kind))
     if form.isFrame, let frame, let notes {
-      FrameServer.encodeReplyError(to: frame, notes: notes, error: error, into: out)
-      finishReply(out.bytes, UnsafeRawBufferPointer(start: nil, count: 0))
+      sendFrameError(frame, notes, error)
       return
     }
+    let out = worker.scratch
+    out.removeAll()
     let body = worker.readers.buffers.take()
     error.writeJSON(into: body)
     let status = status ?? error.httpStatus
@@ -735,7 +507,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     if error.kind == .methodNotAllowed { out.append("Allow: GET, POST, DELETE, OPTIONS\r\n") }
     if let call { appendTruth(call, worker.driver.now, to: out) }
     endHead(out)
-    finishReply(out.bytes, isHEAD ? UnsafeRawBufferPointer(start: nil, count: 0) : body.bytes)
+    send(out.bytes, isHEAD ? UnsafeRawBufferPointer(start: nil, count: 0) : body.bytes)
     worker.readers.buffers.give(body)
   }
 
@@ -750,7 +522,7 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
     HTTP1Writer.contentLength(answer.body.count, to: out)
     endHead(out)
     answer.body.withUnsafeBytes {
-      finishReply(out.bytes, isHEAD ? UnsafeRawBufferPointer(start: nil, count: 0) : $0)
+      send(out.bytes, isHEAD ? UnsafeRawBufferPointer(start: nil, count: 0) : $0)
     }
   }
 
@@ -768,30 +540,5 @@ package final class IngressConnection: StreamHandler, ListedConnection, CallOwne
       out.append("Connection: keep-alive\r\n")
     }
     HTTP1Writer.endHead(to: out)
-  }
-
-  private func finishReply(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) {
-    worker.metrics.add(.bytesToCallers, head.count &+ body.count)
-    let written = stream.write(head, body)
-    releaseFrame()
-    route = nil
-    guard state == .calling else { return }
-    if !keepAlive || worker.isDraining || hasEnded && ahead == nil && !isConsuming {
-      close()
-      return
-    }
-    if written == .congested {
-      state = .flushing
-      lastActivity = worker.driver.now
-      return
-    }
-    state = .reading
-    if ahead != nil, !isConsuming {
-      // Not from here: this may be a turn of another connection, whose spans are still in use.
-      worker.driver.later { [weak self] in
-        guard let self, state == .reading else { return }
-        readyForNext()
-      }
-    }
   }
 }

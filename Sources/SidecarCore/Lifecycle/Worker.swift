@@ -111,36 +111,38 @@ package final class Worker {
 
   /// Takes calls of the app on `address`.
   package func listenForApp(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
-    let listener = try driver.listen(on: address, sharedPort: sharedPort) { [unowned self] stream in
-      guard ingress.count < settings.connectionsMax, !isDraining else {
-        metrics.add(.refusedFromApp)
-        stream.handler = RefusedConnection.shared
-        stream.reset()
-        return
-      }
-      metrics.add(.acceptedFromApp)
-      let connection = IngressConnection(worker: self, stream: stream)
-      ingress.add(connection)
-      stream.handler = connection
-      armSweep()
+    try listen(on: address, sharedPort, .acceptedFromApp, .refusedFromApp, hasRoom: { $0.ingress.count < $1 }) {
+      let connection = IngressConnection(worker: $0, stream: $1)
+      $0.ingress.add(connection)
+      return connection
     }
-    listeners.append(listener)
-    return listener.address
   }
 
   /// Takes calls of the framework on `address`.
   package func listenForFramework(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
+    try listen(
+      on: address, sharedPort, .acceptedFromFramework, .refusedFromFramework, hasRoom: { $0.inbound.count < $1 }
+    ) {
+      let connection = InboundConnection(worker: $0, stream: $1)
+      $0.inbound.add(connection)
+      return connection
+    }
+  }
+
+  private func listen(
+    on address: SocketAddress, _ sharedPort: Bool, _ accepted: MetricCounter, _ refused: MetricCounter,
+    hasRoom: @escaping (_ worker: Worker, _ limit: Int) -> Bool,
+    take: @escaping (Worker, ByteStream) -> any StreamHandler
+  ) throws(DriverError) -> SocketAddress {
     let listener = try driver.listen(on: address, sharedPort: sharedPort) { [unowned self] stream in
-      guard inbound.count < settings.connectionsMax, !isDraining else {
-        metrics.add(.refusedFromFramework)
+      guard !isDraining, hasRoom(self, settings.connectionsMax) else {
+        metrics.add(refused)
         stream.handler = RefusedConnection.shared
         stream.reset()
         return
       }
-      metrics.add(.acceptedFromFramework)
-      let connection = InboundConnection(worker: self, stream: stream)
-      inbound.add(connection)
-      stream.handler = connection
+      metrics.add(accepted)
+      stream.handler = take(self, stream)
       armSweep()
     }
     listeners.append(listener)
