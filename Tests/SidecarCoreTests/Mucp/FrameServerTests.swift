@@ -229,10 +229,12 @@ struct FrameServerTests {
     #expect(ReplyView(wrapped, codec: .jsonRPC) == .error(text))
   }
 
-  @Test("an empty error is still an error, a huge one is cut in the headers only")
+  @Test("a blank error is still an error, a huge one is cut in the headers only")
   func errorSizes() throws {
     let bare = try Decoded("Content-Type: application/json\nMicro-Endpoint: A.B")
-    #expect(try bare.failure("").header(.microError) == "unknown error")
+    for blank in ["", " ", "\r\n\t", "\u{0}\u{7f}"] {
+      #expect(try bare.failure(blank).header(.microError) == "unknown error")
+    }
     let huge = String(repeating: "x", count: 100_000)
     #expect(try bare.failure(huge).header(.microError)?.count == FrameServer.errorHeaderBytesMax)
     let wrapped = try Decoded("Content-Type: application/proto-rpc", body: Self.envelope(Self.method, [])).failure(huge)

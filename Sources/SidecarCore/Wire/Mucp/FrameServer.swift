@@ -231,14 +231,14 @@ package enum FrameServer {
   private static let jsonRPCFrameBytes = 31
 
   /// Writes a whole HTTP response that says the call failed: in `Micro-Error` and `X-Micro-Error`, and in the envelope
-  /// where there is one. `text` is the framework's error JSON or a plain text; it must not be empty.
+  /// where there is one. `text` is the framework's error JSON or a plain text; a blank one is sent as `unknown error`.
   package static func encodeReplyError(
     to request: FrameRequest, notes: ByteBuffer, text: UnsafeRawBufferPointer,
     extraFields: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0), into buffer: ByteBuffer
   ) {
-    // An empty error would read as success.
-    guard !text.isEmpty else {
-      var unknown: StaticString { "unknown error" }
+    // A client takes an empty error for success, and a header line can only carry what is visible.
+    guard text.contains(where: { $0 > 0x20 && $0 != 0x7F }) else {
+      let unknown: StaticString = "unknown error"
       return encodeReplyError(
         to: request, notes: notes,
         text: UnsafeRawBufferPointer(start: unknown.utf8Start, count: unknown.utf8CodeUnitCount),
