@@ -64,8 +64,8 @@ package enum FrameClient {
   }
 
   /// The header lines that name service, endpoint and caller, in every generation's spelling: the same for all calls of
-  /// a route, so they are put together once (wire knowledge: v0.17 reads X-Micro-Service and -Method, v0.20 -Endpoint and
-  /// -Id, v0.23 the bare names, v1.18 and later only those).
+  /// a route, so they are put together once. v0.17 reads X-Micro-Service and -Method, v0.20 -Endpoint and
+  /// -Id, v0.23 the bare names, v1.18 and later only those.
   package static func appendRouting(
     service: UnsafeRawBufferPointer, endpoint: UnsafeRawBufferPointer, from caller: UnsafeRawBufferPointer,
     into buffer: ByteBuffer
