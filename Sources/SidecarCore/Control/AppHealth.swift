@@ -6,7 +6,7 @@
 //                                                 1 success
 //
 // Without a health path a probe is a TCP connection to the app's address: an app that does not listen yet must not be
-// registered, and one that listens counts as well. With one, it is a GET that must answer 200 to 399 in time.
+// registered, and one that listens counts as well. With one, it is a GET that must answer 2xx in time.
 
 package struct AppHealthTiming: Equatable, Sendable {
   /// Nanoseconds between probes of a healthy app.

@@ -24,9 +24,11 @@ extension Driver {
   }
 
   /// The result of `operation`, or `.unavailable` when it takes longer than `nanoseconds` or the task is cancelled; then
-  /// the operation is cancelled and not waited for. Call it on this loop only.
+  /// the operation is cancelled and not waited for. The limit counts only if `condition` holds when it is reached. Call it
+  /// on this loop only.
   package func limited<Value: Sendable>(
-    nanoseconds: Int64, _ operation: @escaping @Sendable () async throws(RegistryError) -> Value
+    nanoseconds: Int64, onlyIf condition: @escaping () -> Bool = { true },
+    _ operation: @escaping @Sendable () async throws(RegistryError) -> Value
   ) async throws(RegistryError) -> Value {
     let race = Race<Value>()
     let mailbox = mailbox
@@ -35,6 +37,7 @@ extension Driver {
       await withCheckedContinuation { (continuation: CheckedContinuation<Result<Value, RegistryError>, Never>) in
         race.continuation = continuation
         let timer = LoopTimer {
+          guard condition() else { return }
           race.end(.failure(.unavailable("no answer within \(Self.readable(nanoseconds))")))
         }
         race.timer = timer

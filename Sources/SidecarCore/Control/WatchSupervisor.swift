@@ -10,6 +10,9 @@ package final class WatchSupervisor: @unchecked Sendable {
   /// A watch that stood this long has been healthy: the next outage starts with a short wait again.
   package static let healthyAfterNanoseconds: Int64 = 10_000_000_000
 
+  /// A watch that has not begun with a snapshot by then has failed, whatever the registry waits for.
+  package static let firstSnapshotNanoseconds: Int64 = 30_000_000_000
+
   private let registry: any Registry
   private let index: Int
   private let catalog: Catalog
@@ -19,6 +22,8 @@ package final class WatchSupervisor: @unchecked Sendable {
   private var backoff = Backoff()
   private var outageSince: Instant?
   private var firstSnapshotAt: Instant?
+  /// Counts watches, so that one given up and not yet ended is not heard any more.
+  private var attempt = 0
 
   /// The registry answers again after an outage: time to write registrations again, it may have lost them.
   package var onRecovered: (() -> Void)?
@@ -47,21 +52,30 @@ package final class WatchSupervisor: @unchecked Sendable {
   private func run() async {
     while !Task.isCancelled {
       firstSnapshotAt = nil
-      let failure: RegistryError
-      do throws(RegistryError) {
-        try await registry.watch(.all) { [self] event in received(event) }
-        failure = .unavailable("the watch ended")
-      } catch {
-        failure = error
-      }
+      attempt += 1
+      let failure = await watch(attempt)
       if Task.isCancelled { return }
       watchEnded(failure)
       await driver.pause(nanoseconds: backoff.failed(random: &driver.random))
     }
   }
 
-  private func received(_ event: RegistryEvent) {
-    guard task != nil else { return }
+  /// Watches until that ends; the reason.
+  private func watch(_ attempt: Int) async -> RegistryError {
+    do throws(RegistryError) {
+      try await driver.limited(
+        nanoseconds: Self.firstSnapshotNanoseconds, onlyIf: { [self] in firstSnapshotAt == nil }
+      ) { [self] () async throws(RegistryError) in
+        try await registry.watch(.all) { [self] event in received(event, attempt) }
+      }
+      return .unavailable("the watch ended")
+    } catch {
+      return error
+    }
+  }
+
+  private func received(_ event: RegistryEvent, _ attempt: Int) {
+    guard task != nil, attempt == self.attempt else { return }
     catalog.apply(event, from: index, now: driver.now)
     guard case .snapshot = event, firstSnapshotAt == nil else { return }
     firstSnapshotAt = driver.now

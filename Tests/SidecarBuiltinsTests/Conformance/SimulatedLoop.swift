@@ -32,6 +32,8 @@ final class SimulatedLoop: @unchecked Sendable {
     }
     let ended = world.runUntil({ isDone }, within: limit)
     try world.require(ended, "the work ended within \(limit)")
+    // What was cancelled at the end ends too.
+    world.run(for: .milliseconds(50))
     if let failure { throw failure }
     try world.verify()
   }
