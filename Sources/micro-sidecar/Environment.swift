@@ -1,3 +1,5 @@
+// The process environment as a dictionary.
+
 #if canImport(Glibc)
   import Glibc
 #elseif canImport(Musl)

@@ -1,4 +1,4 @@
-// The `file` registry: services from a YAML or JSON file, which is watched. The form is described in `ServiceFile`.
+// The `file` registry: services from a file, which is watched. The form is described in `ServiceFile`.
 //
 //   sound ── changed to something bad, or gone ──▶ outage (the last good content stays) ── good again ──▶ sound
 //
@@ -10,7 +10,7 @@ import SidecarCore
 /// Threading: the loop of its environment, as all registries.
 public final class FileRegistry: Registry, @unchecked Sendable {
   /// Bytes of the file; more is an error.
-  public static let fileBytesMax = 4 * 1024 * 1024
+  public static let fileBytesMax = YAML.bytesMax
   /// Nanoseconds between the first sign of a change and the reading: an editor empties a file before it fills it.
   static let settleNanoseconds: Int64 = 100_000_000
 
@@ -91,11 +91,7 @@ public final class FileRegistry: Registry, @unchecked Sendable {
   }
 
   private static func tree(_ bytes: [UInt8]) throws(ConfigurationError) -> JSONValue {
-    do throws(YAMLError) {
-      return try YAML.parse(bytes)
-    } catch {
-      throw ConfigurationError(error.description)
-    }
+    do throws(YAMLError) { return try YAML.parse(bytes) } catch { throw ConfigurationError(error.description) }
   }
 
   private func changed() {
