@@ -58,9 +58,14 @@ package final class OutboundCall: UpstreamUser {
   private var codec = FrameCodec.json
   private var nodeIndex = 0
   private var revision: UInt64 = 0
+  /// Nodes that refused a dial; they are not tried again.
   private var excluded: UInt64 = 0
+  /// Nodes that broke a connection; they are tried again only when there is no other.
+  private var broke: UInt64 = 0
   private var attemptStarted = Instant(nanoseconds: 0)
   private var lastFailure = ""
+  /// Some node may have worked on the call already.
+  private var mayHaveRun = false
   private var freshOnly = false
   /// Attempts spent on repeating work, as `DataPathSettings.retries` counts them.
   private var repeats = 0
@@ -83,6 +88,8 @@ package final class OutboundCall: UpstreamUser {
     repeats = 0
     refusals = 0
     excluded = 0
+    broke = 0
+    mayHaveRun = false
     freshOnly = false
     node = nil
     lastFailure = ""
@@ -253,9 +260,10 @@ package final class OutboundCall: UpstreamUser {
     if service.revision != revision {
       // The nodes changed since the last attempt: indices mean other nodes now.
       excluded = 0
+      broke = 0
       revision = service.revision
     }
-    let avoided = service.avoided(now)
+    let avoided = service.avoided(now) | broke
     var index = service.selector.pick(
       SelectContext(excluded: excluded | avoided), random: &worker.driver.random, now: now)
     if index == nil, avoided != 0 {
@@ -267,8 +275,7 @@ package final class OutboundCall: UpstreamUser {
   }
 
   private func nothingLeft() -> SidecarError {
-    guard let service else { return .connectFailed(lastFailure) }
-    if attempts > 0 { return .connectFailed(lastFailure) }
+    guard let service, attempts == 0 else { return attemptsFailed() }
     if service.nodes.isEmpty, let node = service.uncallable.first {
       return SidecarError(
         .unsupportedNodeDialect,
@@ -277,6 +284,12 @@ package final class OutboundCall: UpstreamUser {
       )
     }
     return .noHealthyNode(service.name)
+  }
+
+  /// The last attempt was a refused dial. Only if all were, a caller may repeat the call without a second thought.
+  private func attemptsFailed() -> SidecarError {
+    mayHaveRun
+      ? .upstreamReset("the connection broke before the reply, and then: \(lastFailure)") : .connectFailed(lastFailure)
   }
 
   private func send(on connection: UpstreamConnection) {
@@ -371,12 +384,13 @@ package final class OutboundCall: UpstreamUser {
         refusals += 1
         if refusals < Self.refusalsMax { return attempt() }
       }
-      end(.connectFailed(lastFailure))
+      end(attemptsFailed())
     case .brokeBeforeReply(let wasReused, let why):
       mark(.broken)
       self.connection = nil
       leaveNode()
       lastFailure = "\(address): \(why)"
+      mayHaveRun = true
       // A peer may close an idle connection at any time; what was sent on it was most likely never read.
       if wasReused {
         freshOnly = true
@@ -385,7 +399,7 @@ package final class OutboundCall: UpstreamUser {
       if isIdempotent, repeats < worker.settings.retries {
         repeats += 1
         freshOnly = true
-        if nodeIndex < 64 { excluded |= 1 &<< UInt64(nodeIndex) }
+        if nodeIndex < 64 { broke |= 1 &<< UInt64(nodeIndex) }
         return attempt()
       }
       end(.upstreamReset("\(address) closed the connection before replying: \(why)"))

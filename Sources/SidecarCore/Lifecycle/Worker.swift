@@ -245,6 +245,7 @@ package final class Worker {
   func takeCall() -> OutboundCall { freeCalls.popLast() ?? OutboundCall(worker: self) }
 
   func recycle(_ call: OutboundCall) {
+    assert(!call.isRunning && !freeCalls.contains { $0 === call }, "given back twice, it would have two owners")
     guard freeCalls.count < Self.freeCallsMax else { return }
     call.clear()
     freeCalls.append(call)

@@ -98,6 +98,11 @@ public final class ByteBuffer {
 
   public func removeAll() { count = 0 }
 
+  fileprivate func spoiled() -> Bool {
+    base.initializeMemory(as: UInt8.self, repeating: 0xDB, count: count)
+    return true
+  }
+
   /// Drops all but the first `newCount` bytes.
   public func truncate(to newCount: Int) {
     precondition(newCount >= 0 && newCount <= count)
@@ -124,7 +129,10 @@ public final class BufferPool {
 
   public func take() -> ByteBuffer { free.popLast() ?? ByteBuffer(capacity: 2048) }
 
+  /// In debug builds what the buffer held is overwritten, so that who still reads it is found out.
   public func give(_ buffer: ByteBuffer) {
+    assert(!free.contains { $0 === buffer }, "given back twice, it would have two owners")
+    assert(buffer.spoiled())
     guard buffer.capacity <= Self.keptCapacity, free.count < Self.limit else { return }
     buffer.removeAll()
     free.append(buffer)
