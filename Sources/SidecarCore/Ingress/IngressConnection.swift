@@ -30,9 +30,7 @@ final class IngressConnection: CallerConnection, CallOwner {
       case 431: .headTooLarge
       default: .badRequest
       }
-    // Where in the bytes says nothing about one that never came.
-    let detail = error.status == 408 ? error.rule : error.description
-    reply(error: SidecarError(kind, detail), status: error.status)
+    reply(error: SidecarError(error, kind: kind), status: error.status)
   }
 
   override func cancelAnswer() {

@@ -196,7 +196,10 @@ extension SidecarError {
   }
 
   package init(_ error: WireError, kind: Kind = .badRequest, id: String? = nil) {
-    self.init(kind, error.description, id: id)
+    // Where in the bytes says nothing about one that never came.
+    self.init(kind, error.status == 408 ? error.rule : error.description, id: id)
+    // A caller is told by the same number on both sides of its message.
+    if kind.row.origin == .downstream { code = error.status }
   }
 
   package static func serviceNotFound(_ name: ServiceName) -> SidecarError {
