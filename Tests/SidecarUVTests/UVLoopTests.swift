@@ -57,7 +57,18 @@ import Testing
       // Each post posts again, on the loop and from outside, for as long as the flood lasts.
       @Sendable func again() { if flood.isOn { mailbox.post(again) } }
       for _ in 0..<5_000 { mailbox.post(again) }
-      try startThread { while flood.isOn { mailbox.post { _ = flood.isOn } } }
+      let waiting = Counter()
+      try startThread {
+        while flood.isOn {
+          // Enough to drown in, and not the machine's memory.
+          if waiting.value > 50_000 {
+            sched_yield()
+            continue
+          }
+          waiting.add(1)
+          mailbox.post { waiting.add(-1) }
+        }
+      }
       try driver.makePair { pair in
         var rounds = 0
         pair.farSide.read = { stream, _ in stream.write("y") }
@@ -249,6 +260,12 @@ private final class Switch: Sendable {
   private let state = Atomic(true)
   var isOn: Bool { state.load(ordering: .relaxed) }
   func turnOff() { state.store(false, ordering: .relaxed) }
+}
+
+private final class Counter: Sendable {
+  private let count = Atomic(0)
+  var value: Int { count.load(ordering: .relaxed) }
+  func add(_ amount: Int) { count.add(amount, ordering: .relaxed) }
 }
 
 private actor Elsewhere {
