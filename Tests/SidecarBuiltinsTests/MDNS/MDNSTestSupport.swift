@@ -60,10 +60,10 @@ final class TemporaryFolder: Sendable {
 
 func makeService(
   _ name: String, id: String = "1", address: String = "127.0.0.1:9000", version: String = "latest",
-  metadata: [String: String] = ["protocol": "mucp"]
+  metadata: [String: String] = ["protocol": "mucp"], serviceMetadata: [String: String] = [:]
 ) -> Service {
   Service(
-    name: name, version: version,
+    name: name, version: version, metadata: serviceMetadata,
     endpoints: [
       Endpoint(name: "Say.Hello", request: Value(name: "Request", type: "Request"), metadata: ["stream": "false"])
     ],
@@ -89,4 +89,11 @@ actor EventLog {
     if condition(events) { return }
     await withCheckedContinuation { waiters.append((condition, $0)) }
   }
+}
+
+/// As the system says it, without a domain.
+func hostName() -> String {
+  var name = [CChar](repeating: 0, count: 256)
+  guard gethostname(&name, name.count - 1) == 0 else { return "" }
+  return String(decoding: name.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
 }
