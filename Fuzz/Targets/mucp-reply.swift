@@ -1,5 +1,6 @@
 // What a node answers, and the requests that ask it. Input: a byte of mode and one of codec and node; then a raw HTTP
 // response, or a body, or the parts of a call separated by line ends.
+// support: MucpOracle.swift
 
 import SidecarCore
 
