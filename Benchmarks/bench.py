@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`./dev bench`: what a request through the sidecar costs, beside HAProxy, nginx, Envoy and a bare connection.
 
-    bench.py --binary SIDECAR [--venv FOLDER] [--rounds 5] [--requests 100000] [--idle 5000] [--only NAME,...] [--write]
+    bench.py --binary SIDECAR [--venv FOLDER] [--rounds 9] [--requests 50000] [--idle 5000] [--only NAME,...] [--write]
 
 All contenders forward the same POST to the same node and run at once; the load visits them in turn (A B C A B C …), so
 that whatever else the machine does touches them alike. The measured process has the last core to itself, load and node
@@ -178,8 +178,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__.split("\n")[0])
     parser.add_argument("--binary", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--venv", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=100_000, help="per round and contender")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--requests", type=int, default=50_000, help="per round and contender")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--idle", type=int, default=5000, help="idle connections to measure memory with; 0: none")
     parser.add_argument("--only", default="", help="contenders, by name and comma")
