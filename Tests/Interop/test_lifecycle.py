@@ -268,7 +268,7 @@ class RegistryOutage(BlackBox):
         self.assertEqual(self.sidecar.admin("/readyz").status, 200)
 
     def test_garbage_in_the_file_leaves_the_last_snapshot(self):
-        for garbage in (b"{", b"\x00\xff\xfe", b"services: [", b'[{"name":3}]', b"[" * 10_000, b""):
+        for garbage in (b"{", b"\x00\xff\xfe", b"services: [", b'[{"name":[]}]', b"[" * 10_000, b""):
             with open(self.sidecar.registry_file, "wb") as stream:
                 stream.write(garbage)
             self.assert_still_serving_for(5)
