@@ -23,8 +23,9 @@ let package = Package(
   targets: [
     .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
     .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+    .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
     .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
-    .target(name: "SidecarCore", swiftSettings: settings),
+    .target(name: "SidecarCore", dependencies: ["CNGHTTP2", "CZlib"], swiftSettings: settings),
     .target(
       name: "SidecarBuiltins", dependencies: ["SidecarCore", "CZlib", "CYaml"], swiftSettings: settings),
     .target(name: "SidecarUV", dependencies: ["SidecarCore", "CUV"], swiftSettings: settings),
