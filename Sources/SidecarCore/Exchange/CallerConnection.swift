@@ -2,19 +2,23 @@
 // framework's (`InboundConnection`). Bytes in, messages one at a time, replies out in order, and every way to the end.
 //
 //   reading ──message──▶ answering ──reply written──▶ reading …
-//      │                    │  └─ the caller does not read ─▶ flushing ─▶ reading …
+//      │                    │  ├─ the caller does not read ─▶ flushing ─▶ reading …
+//      │                    │  └─ a stream begins ─▶ streaming ─▶ reading …
 //      ├── bad bytes ──▶ lingering ──▶ closed
 //      └───▶ closing ◀──────┴── Connection: close, drain, the caller has ended
 //
-// While a message is being answered further ones wait in `ahead`, up to a limit; then reading pauses.
+// While a message is being answered further ones wait in `ahead`, up to a limit; then reading pauses. A connection that
+// begins with HTTP/2's preface is handed over whole, before anything else is read from it.
 
 /// One connection that brings calls. Loop-confined. A subclass answers each message with exactly one `send`.
 class CallerConnection: StreamHandler, ListedConnection {
   enum State {
     /// Between messages or inside one. To: answering, lingering, closing.
     case reading
-    /// A message is being answered. To: reading, flushing, closing.
+    /// A message is being answered. To: reading, flushing, streaming, closing.
     case answering
+    /// What is read goes to a `ConnectionStream`. To: reading, closing.
+    case streaming
     /// More than the high watermark of replies waits to be taken by the caller. To: reading, closing.
     case flushing
     /// The last reply is written and our half ended, while the caller still sends: closing now would reset the
@@ -37,6 +41,15 @@ class CallerConnection: StreamHandler, ListedConnection {
   private var hasEnded = false
   private var ahead: ByteBuffer?
   private var isConsuming = false
+  /// Nothing has been read yet.
+  private var isFresh = true
+  /// Takes what is read while `.streaming`, and the rest of a streamed body from its head on.
+  private var running: (any ConnectionStream)?
+  private var feed = ConnectionFeed.raw
+  private var bodyIsOver = true
+  /// The stream wants nothing more for now.
+  private var holdsBack = false
+  private var hasToldEnd = false
   private var lingersSince = Instant(nanoseconds: 0)
   private var lastActivity: Instant
   /// When the message being answered was whole.
@@ -51,7 +64,8 @@ class CallerConnection: StreamHandler, ListedConnection {
   init(worker: Worker, stream: ByteStream) {
     self.worker = worker
     self.stream = stream
-    reader = MessageReader(.server, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
+    reader = MessageReader(
+      .server, bodyMax: worker.settings.bodyMax, scratch: worker.readers, streamsBody: Self.streamsBody)
     lastActivity = worker.driver.now
     requestStarted = worker.driver.now
   }
@@ -64,12 +78,25 @@ class CallerConnection: StreamHandler, ListedConnection {
   var outlivesCallersEnd: Bool { false }
   /// A whole message; its spans are valid during the call. `send` must follow once, now or later, or `skip`.
   func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) { preconditionFailure("a subclass overrides this") }
+  /// A head whose body is read as it comes, because it is a stream of messages (see `streamsBody`); its first bytes may be
+  /// here already. As with `received`; what is returned takes the body from now on.
+  func receivedStreaming(_ head: HTTP1Head, _ firstBytes: UnsafeRawBufferPointer) -> (any ConnectionStream)? {
+    preconditionFailure("a subclass overrides this")
+  }
+  /// The connection speaks HTTP/2: takes it over, with the bytes read so far. False: it is not spoken here.
+  func handOver(_ stream: ByteStream, toHTTP2 bytes: UnsafeRawBufferPointer) -> Bool { false }
   /// The caller broke a rule of HTTP, or fell silent inside a message: writes the answer with `send`.
   func answerMalformed(_ error: WireError) { preconditionFailure("a subclass overrides this") }
   /// The connection ends while a message is being answered.
   func cancelAnswer() { preconditionFailure("a subclass overrides this") }
   /// The connection is gone.
   func ended() { preconditionFailure("a subclass overrides this") }
+
+  /// Bodies that are a stream of messages by their content type.
+  private static func streamsBody(_ head: HTTP1Head) -> Bool {
+    guard let type = head.first(.contentType) else { return false }
+    return ASCIIText.hasPrefixIgnoringCase(type, "application/x-ndjson")
+  }
 
   // MARK: Bytes
 
@@ -80,6 +107,8 @@ class CallerConnection: StreamHandler, ListedConnection {
     worker.metrics.add(.bytesFromCallers, bytes.count)
     switch state {
     case .reading:
+      if isFresh, bytes[0] == UInt8(ascii: "P") || ahead != nil, sniff(bytes) { return }
+      isFresh = false
       if let ahead {
         ahead.append(bytes)
         consumeAhead()
@@ -89,14 +118,49 @@ class CallerConnection: StreamHandler, ListedConnection {
       consume(&input)
       if !input.isEmpty { keepAhead(input) }
     case .answering, .flushing: keepAhead(bytes)
+    case .streaming:
+      if ahead != nil || holdsBack { return keepAhead(bytes) }
+      var input = bytes
+      consume(&input)
+      if !input.isEmpty { keepAhead(input) }
     case .lingering, .closing, .closed: break
     }
+  }
+
+  private static let http2Preface: StaticString = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+  /// True when the bytes are used up: the connection is HTTP/2's, or a first byte or two do not tell yet.
+  private func sniff(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    ahead?.append(bytes)
+    let begun = ahead?.bytes ?? bytes
+    let preface = UnsafeRawBufferPointer(
+      start: Self.http2Preface.utf8Start, count: Self.http2Preface.utf8CodeUnitCount)
+    guard begun.prefix(preface.count).elementsEqual(preface.prefix(begun.count)) else {
+      guard ahead != nil else { return false }
+      isFresh = false
+      consumeAhead()
+      return true
+    }
+    if begun.count < 3 {
+      if ahead == nil { keepAhead(bytes) }
+      return true
+    }
+    isFresh = false
+    guard handOver(stream, toHTTP2: begun) else {
+      guard ahead != nil else { return false }
+      consumeAhead()
+      return true
+    }
+    state = .closed
+    if let ahead { worker.readers.buffers.give(ahead) }
+    ahead = nil
+    return true
   }
 
   /// More input may be taken, now or later.
   private var isAlive: Bool {
     switch state {
-    case .reading, .answering, .flushing: true
+    case .reading, .answering, .flushing, .streaming: true
     case .lingering, .closing, .closed: false
     }
   }
@@ -125,10 +189,11 @@ class CallerConnection: StreamHandler, ListedConnection {
     }
     if (ahead?.count ?? 0) <= worker.settings.pipelineMax, isAlive { resume() }
     if hasEnded, state == .reading, ahead == nil { close() }
+    if state == .streaming { tellEnd() }
   }
 
   private func resume() {
-    guard isPaused else { return }
+    guard isPaused, !holdsBack else { return }
     isPaused = false
     stream.resumeReading()
   }
@@ -138,7 +203,12 @@ class CallerConnection: StreamHandler, ListedConnection {
     isConsuming = true
     defer { isConsuming = false }
     do throws(WireError) {
-      while state == .reading {
+      while true {
+        if state == .streaming {
+          guard try consumeForStream(&input) else { return }
+          continue
+        }
+        guard state == .reading else { return }
         switch try reader.next(&input, worker.readers) {
         case .needMore: return
         case .expectsContinue: stream.write("HTTP/1.1 100 Continue\r\n\r\n")
@@ -149,10 +219,131 @@ class CallerConnection: StreamHandler, ListedConnection {
           keepAlive = head.keepAlive && !worker.isDraining
           received(head, body)
           reader.finishMessage(worker.readers)
+        case .streaming(let firstBytes):
+          let head = reader.head(worker.readers)
+          state = .answering
+          requestStarted = worker.driver.now
+          keepAlive = head.keepAlive && !worker.isDraining
+          bodyIsOver = false
+          feed = .body
+          if head.expectsContinue { stream.write("HTTP/1.1 100 Continue\r\n\r\n") }
+          running = receivedStreaming(head, firstBytes)
+          // What came with the head is handed on at once; what follows waits until the stream has begun.
+          while running != nil, !bodyIsOver, try consumeBody(&input) {}
         }
       }
     } catch {
-      refuse(error)
+      guard state == .streaming || running != nil, let running else { return refuse(error) }
+      keepAlive = false
+      running.connectionFailed(error)
+    }
+  }
+
+  /// Gives the stream what it is fed. False: there is no more, or it wants none for now.
+  private func consumeForStream(_ input: inout UnsafeRawBufferPointer) throws(WireError) -> Bool {
+    guard !input.isEmpty, !holdsBack, let running else { return false }
+    switch feed {
+    case .raw:
+      let bytes = input
+      input = .none
+      running.connectionRead(bytes)
+      return false
+    case .body:
+      guard !bodyIsOver else { return false }
+      return try consumeBody(&input)
+    case .messages:
+      guard case .message(let body) = try reader.next(&input, worker.readers) else { return false }
+      running.connectionMessage(reader.head(worker.readers), body)
+      reader.finishMessage(worker.readers)
+      return true
+    }
+  }
+
+  private func consumeBody(_ input: inout UnsafeRawBufferPointer) throws(WireError) -> Bool {
+    switch try reader.nextOfBody(&input) {
+    case .needMore: return false
+    case .bytes(let bytes): running?.connectionRead(bytes)
+    case .end:
+      bodyIsOver = true
+      running?.connectionEnded()
+    }
+    return true
+  }
+
+  // MARK: Streams
+
+  /// Instead of one answer to the message being answered, a stream runs on the connection from now on. What was read
+  /// meanwhile is handed to it in a later turn.
+  final func begin(_ stream: any ConnectionStream, _ feed: ConnectionFeed) {
+    assert(state == .answering)
+    guard state == .answering else { return }
+    state = .streaming
+    running = stream
+    self.feed = feed
+    if worker.isDraining { later { $0.running?.connectionDraining() } }
+    if ahead != nil || hasEnded || isPaused { later { $0.goOn() } }
+  }
+
+  private func later(_ work: @escaping (CallerConnection) -> Void) {
+    worker.driver.later { [weak self] in
+      if let self, state == .streaming { work(self) }
+    }
+  }
+
+  /// Hands on what was kept, then reads on.
+  private func goOn() {
+    guard !holdsBack else { return }
+    if ahead != nil { consumeAhead() } else { resume() }
+    if state == .streaming { tellEnd() }
+  }
+
+  private func tellEnd() {
+    guard hasEnded, !hasToldEnd, ahead == nil, let running else { return }
+    hasToldEnd = true
+    if feed == .body, !bodyIsOver {
+      running.connectionFailed(WireError("the connection ended inside the body"))
+    } else if feed != .body {
+      running.connectionEnded()
+    }
+  }
+
+  /// Writes bytes of a stream, which are taken before the call returns.
+  final func write(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer = .none) -> WriteState {
+    worker.metrics.add(.bytesToCallers, head.count &+ body.count)
+    return stream.write(head, body)
+  }
+
+  /// The stream wants nothing more for now; what one read holds may still come.
+  final func holdBack() {
+    guard !holdsBack else { return }
+    holdsBack = true
+    guard !isPaused else { return }
+    isPaused = true
+    stream.pauseReading()
+  }
+
+  final func welcomeMore() {
+    guard holdsBack else { return }
+    holdsBack = false
+    if state == .streaming { later { $0.goOn() } }
+  }
+
+  /// The stream is over, and everything it had to say written. The connection goes on with the next message where it
+  /// can, else it is closed. The stream hears nothing more.
+  final func endStream() {
+    guard let running, state == .streaming else { return }
+    _ = running
+    self.running = nil
+    holdsBack = false
+    releaseFrame()
+    let mayStay = feed == .messages || feed == .body && bodyIsOver
+    guard mayStay, keepAlive, !worker.isDraining, !hasEnded else { return close() }
+    state = .reading
+    lastActivity = worker.driver.now
+    worker.driver.later { [weak self] in
+      guard let self, state == .reading else { return }
+      resume()
+      readyForNext()
     }
   }
 
@@ -163,6 +354,21 @@ class CallerConnection: StreamHandler, ListedConnection {
     lingersSince = requestStarted
     state = .lingering
     answerMalformed(error)
+    endOurHalf()
+  }
+
+  /// The answer is out, and the rest of the request's body would be taken for the next message: nothing more is taken.
+  private func linger() {
+    bodyIsOver = true
+    holdsBack = false
+    running = nil
+    keepAlive = false
+    lingersSince = worker.driver.now
+    state = .lingering
+    endOurHalf()
+  }
+
+  private func endOurHalf() {
     if hasEnded { return stream.close() }
     stream.shutdownWrites()
     resume()
@@ -176,6 +382,8 @@ class CallerConnection: StreamHandler, ListedConnection {
     let written = stream.write(head, body)
     releaseFrame()
     guard state == .answering else { return }
+    if !bodyIsOver { return linger() }
+    running = nil
     if !keepAlive || worker.isDraining || hasEnded && ahead == nil && !isConsuming {
       close()
       return
@@ -275,12 +483,14 @@ class CallerConnection: StreamHandler, ListedConnection {
       if ahead == nil || !outlivesCallersEnd { close() }
     case .answering, .flushing:
       if !outlivesCallersEnd { close() }
+    case .streaming: tellEnd()
     case .lingering: stream.close()
     case .closing, .closed: break
     }
   }
 
   package final func streamDrained(_ stream: ByteStream) {
+    if state == .streaming { running?.connectionDrained() }
     guard state == .flushing else { return }
     lastActivity = worker.driver.now
     state = .reading
@@ -289,6 +499,7 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   package final func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {
     state = .closed
+    loseStream()
     cancelAnswer()
     reader.finishMessage(worker.readers)
     if let ahead { worker.readers.buffers.give(ahead) }
@@ -300,8 +511,15 @@ class CallerConnection: StreamHandler, ListedConnection {
   final func close() {
     guard isAlive else { return }
     state = .closing
+    loseStream()
     cancelAnswer()
     stream.close()
+  }
+
+  private func loseStream() {
+    let lost = running
+    running = nil
+    lost?.connectionClosed()
   }
 
   final func abort() { stream.reset() }
@@ -309,6 +527,7 @@ class CallerConnection: StreamHandler, ListedConnection {
   /// Draining: an idle connection ends now, a busy one after its reply.
   final func closeWhenIdle() {
     keepAlive = false
+    if state == .streaming { running?.connectionDraining() }
     if state == .reading, reader.isBetweenMessages, ahead == nil { close() }
   }
 
@@ -324,6 +543,12 @@ class CallerConnection: StreamHandler, ListedConnection {
       if quiet > worker.settings.downstreamIdleTimeout { abort() }
     case .lingering:
       if now.nanoseconds(since: lingersSince) > Self.lingerTime { abort() }
+    case .streaming:
+      if feed == .messages, !reader.isBetweenMessages, quiet > worker.settings.messageTimeout {
+        running?.connectionFailed(WireError("a message was not complete after \(quiet / 1_000_000) ms of silence"))
+      } else {
+        running?.connectionSweep(now, quietNanoseconds: quiet)
+      }
     case .answering, .closing, .closed: break
     }
   }

@@ -14,6 +14,9 @@ package struct MessageReader: ~Copyable {
     case expectsContinue
     /// A message; `head` and `body` are valid until `finishMessage`.
     case message(body: UnsafeRawBufferPointer)
+    /// A head whose body is to be read as it comes, with `nextOfBody`; the first bytes of it may be here already.
+    /// `head` is valid until the callback that read it returns.
+    case streaming(firstBytes: UnsafeRawBufferPointer)
   }
 
   private var parser: HTTP1Parser
@@ -22,12 +25,20 @@ package struct MessageReader: ~Copyable {
   private let bodyMax: Int
   private var held: ByteBuffer?
   private var heldHeadCount = 0
+  /// Read with the head of a streamed body, and not handed on yet; valid within that read only.
+  private var aheadOfBody: UnsafeRawBufferPointer?
   /// The head of a message whose body is still to come is in `held`.
   private var isInBody = false
   private var isReparsed = false
+  /// Asked of a head whose body has not all come: is it to be read as it comes, rather than collected?
+  private let streamsBody: (HTTP1Head) -> Bool
 
-  package init(_ role: HTTP1Parser.Role, bodyMax: Int, scratch: ReaderScratch) {
+  package init(
+    _ role: HTTP1Parser.Role, bodyMax: Int, scratch: ReaderScratch,
+    streamsBody: @escaping (HTTP1Head) -> Bool = { _ in false }
+  ) {
     self.role = role
+    self.streamsBody = streamsBody
     self.bodyMax = bodyMax
     parser = HTTP1Parser(role, head: scratch.head)
   }
@@ -51,13 +62,19 @@ package struct MessageReader: ~Copyable {
     while true {
       switch try parser.next(&input) {
       case .needMore:
-        if hasDirectHead { hold(direct, scratch) }
+        if hasDirectHead {
+          if streamsBody(parser.head) { return .streaming(firstBytes: direct) }
+          hold(direct, scratch)
+        }
         return .needMore
       case .head:
-        if case .length(let length) = parser.head.framing, length > bodyMax { throw tooLarge() }
+        if case .length(let length) = parser.head.framing, length > bodyMax, !streamsBody(parser.head) {
+          throw tooLarge()
+        }
         isInBody = true
         hasDirectHead = true
         if parser.head.expectsContinue, input.isEmpty, parser.head.framing != .none {
+          if streamsBody(parser.head) { return .streaming(firstBytes: direct) }
           hold(direct, scratch)
           return .expectsContinue
         }
@@ -68,6 +85,11 @@ package struct MessageReader: ~Copyable {
           continue
         }
         if hasDirectHead {
+          if streamsBody(parser.head) {
+            // Two parts of the body in one read: the second is handed on with the rest.
+            aheadOfBody = bytes
+            return .streaming(firstBytes: direct)
+          }
           hold(direct, scratch)
           hasDirectHead = false
         }
@@ -80,6 +102,28 @@ package struct MessageReader: ~Copyable {
         return try reparsed(scratch)
       }
     }
+  }
+
+  /// After `.streaming`: the next bytes of the body, which lie in the input, or its end.
+  package mutating func nextOfBody(_ input: inout UnsafeRawBufferPointer) throws(WireError) -> BodyStep {
+    if let bytes = aheadOfBody {
+      aheadOfBody = nil
+      return .bytes(bytes)
+    }
+    switch try parser.next(&input) {
+    case .needMore: return .needMore
+    case .body(let bytes): return .bytes(bytes)
+    case .head: throw WireError("a head inside a body")
+    case .end:
+      isInBody = false
+      return .end
+    }
+  }
+
+  package enum BodyStep {
+    case needMore
+    case bytes(UnsafeRawBufferPointer)
+    case end
   }
 
   /// The peer has ended its half. A message whose body runs to the end of the connection is complete now.

@@ -17,10 +17,7 @@ protocol CallOwner: AnyObject {
   func callFailed(_ call: OutboundCall, _ error: SidecarError)
 }
 
-package final class OutboundCall: UpstreamUser {
-  /// Refused dials of one call after which it fails.
-  static let refusalsMax = 64
-
+package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   private enum State {
     /// Free, or being filled. To: resolving, attempting.
     case idle
@@ -56,12 +53,7 @@ package final class OutboundCall: UpstreamUser {
   private var state = State.idle
   private var connection: UpstreamConnection?
   private var codec = FrameCodec.json
-  private var nodeIndex = 0
-  private var revision: UInt64 = 0
-  /// Nodes that refused a dial; they are not tried again.
-  private var excluded: UInt64 = 0
-  /// Nodes that broke a connection; they are tried again only when there is no other.
-  private var broke: UInt64 = 0
+  private var picker = NodePicker()
   private var attemptStarted = Instant(nanoseconds: 0)
   private var lastFailure = ""
   /// Some node may have worked on the call already.
@@ -69,8 +61,6 @@ package final class OutboundCall: UpstreamUser {
   private var freshOnly = false
   /// Attempts spent on repeating work, as `DataPathSettings.retries` counts them.
   private var repeats = 0
-  /// Dials refused; every other node is tried, but not for ever.
-  private var refusals = 0
   /// Counts the calls this object has been, so that what was put off for one does not end the next.
   private var generation: UInt64 = 0
   private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
@@ -86,9 +76,7 @@ package final class OutboundCall: UpstreamUser {
     startedAt = worker.driver.now
     attempts = 0
     repeats = 0
-    refusals = 0
-    excluded = 0
-    broke = 0
+    picker.reset()
     mayHaveRun = false
     freshOnly = false
     node = nil
@@ -230,7 +218,7 @@ package final class OutboundCall: UpstreamUser {
     if let fixedTarget {
       target = fixedTarget
     } else {
-      guard let service, let picked = pick(service, now) else {
+      guard let service, let picked = picker.pick(service, worker) else {
         end(later: nothingLeft())
         return
       }
@@ -256,34 +244,9 @@ package final class OutboundCall: UpstreamUser {
     }
   }
 
-  private func pick(_ service: ServiceTable, _ now: Instant) -> NodeState? {
-    if service.revision != revision {
-      // The nodes changed since the last attempt: indices mean other nodes now.
-      excluded = 0
-      broke = 0
-      revision = service.revision
-    }
-    let avoided = service.avoided(now) | broke
-    var index = service.selector.pick(
-      SelectContext(excluded: excluded | avoided), random: &worker.driver.random, now: now)
-    if index == nil, avoided != 0 {
-      index = service.selector.pick(SelectContext(excluded: excluded), random: &worker.driver.random, now: now)
-    }
-    guard let index, service.nodes.indices.contains(index) else { return nil }
-    nodeIndex = index
-    return service.nodes[index]
-  }
-
   private func nothingLeft() -> SidecarError {
     guard let service, attempts == 0 else { return attemptsFailed() }
-    if service.nodes.isEmpty, let node = service.uncallable.first {
-      return SidecarError(
-        .unsupportedNodeDialect,
-        "node \(node.id) of \(service.name) speaks "
-          + "\(node.metadata["protocol"] ?? node.metadata["transport"] ?? "an unknown transport"), which this version cannot call"
-      )
-    }
-    return .noHealthyNode(service.name)
+    return service.noNodeError
   }
 
   /// The last attempt was a refused dial. Only if all were, a caller may repeat the call without a second thought.
@@ -320,7 +283,7 @@ package final class OutboundCall: UpstreamUser {
 
   private func mark(_ outcome: CallOutcome) {
     guard let service, connection != nil else { return }
-    service.selector.mark(nodeIndex, revision: revision, outcome: outcome, now: worker.driver.now)
+    picker.mark(service, outcome, worker)
   }
 
   // MARK: UpstreamUser
@@ -376,13 +339,8 @@ package final class OutboundCall: UpstreamUser {
       leaveNode()
       lastFailure = "dial \(address): \(why)"
       if let node, let service {
-        node.avoidUntil = worker.driver.now.advanced(byNanoseconds: ServiceTable.avoidTime)
-        service.mayAvoid = true
-        if nodeIndex < 64 { excluded |= 1 &<< UInt64(nodeIndex) }
-        // Nothing was sent, so every other node may be tried, within the deadline. Those tried are excluded, and one
-        // that cannot be excluded is not tried for ever.
-        refusals += 1
-        if refusals < Self.refusalsMax { return attempt() }
+        // Nothing was sent, so every other node may be tried, within the deadline.
+        if picker.refused(node, of: service, worker) { return attempt() }
       }
       end(attemptsFailed())
     case .brokeBeforeReply(let wasReused, let why):
@@ -399,7 +357,7 @@ package final class OutboundCall: UpstreamUser {
       if isIdempotent, repeats < worker.settings.retries {
         repeats += 1
         freshOnly = true
-        if nodeIndex < 64 { broke |= 1 &<< UInt64(nodeIndex) }
+        picker.brokeOff()
         return attempt()
       }
       end(.upstreamReset("\(address) closed the connection before replying: \(why)"))

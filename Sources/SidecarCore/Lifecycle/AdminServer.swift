@@ -87,7 +87,7 @@ private final class AdminConnection: StreamHandler, ListedConnection {
       var input = ahead.bytes
       do throws(WireError) {
         switch try reader.next(&input, server.readers) {
-        case .needMore:
+        case .needMore, .streaming:
           ahead.removeAll()
           return
         case .expectsContinue:

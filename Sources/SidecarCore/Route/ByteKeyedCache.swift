@@ -43,7 +43,7 @@ package final class Route {
 
 /// How a call reached the local API.
 enum CallerForm: Int, CaseIterable {
-  case path, headers, rpc, legacyFrame, xMicroFrame, microFrame
+  case path, headers, rpc, webSocket, ndjson, events, grpc, legacyFrame, xMicroFrame, microFrame
 
   init(_ dialect: FrameDialect) {
     switch dialect {
@@ -59,6 +59,10 @@ enum CallerForm: Int, CaseIterable {
   var dialect: String {
     switch self {
     case .path, .headers, .rpc: "http"
+    case .webSocket: "websocket"
+    case .ndjson: "ndjson"
+    case .events: "sse"
+    case .grpc: "grpc"
     case .legacyFrame: "mucp-legacy"
     case .xMicroFrame: "mucp-x-micro"
     case .microFrame: "mucp"
@@ -67,7 +71,8 @@ enum CallerForm: Int, CaseIterable {
 
   var template: String {
     switch self {
-    case .path: "/{service}/{method}"
+    case .path, .webSocket, .ndjson, .events: "/{service}/{method}"
+    case .grpc: "/{package.Service}/{Method}"
     case .headers: "Micro-Endpoint"
     case .rpc: "/rpc"
     case .legacyFrame, .xMicroFrame, .microFrame: "frame"

@@ -23,6 +23,11 @@ package final class NodeState {
   }
 }
 
+/// A call that waits until the registries have answered.
+protocol ResolutionWaiter: AnyObject {
+  func resolved(found: Bool)
+}
+
 /// One service on one worker. Loop-confined.
 package final class ServiceTable {
   /// How long a node is passed over after a dial it refused, in nanoseconds.
@@ -50,7 +55,9 @@ package final class ServiceTable {
   var selector: any Selector
   /// Some node may be marked to be avoided.
   var mayAvoid = false
-  var waiting: [OutboundCall] = []
+  var waiting: [any ResolutionWaiter] = []
+  /// Which endpoints the registries know, and whether they are streams.
+  private var endpoints: [String: Bool] = [:]
   private unowned let worker: Worker
 
   init(name: ServiceName, worker: Worker) {
@@ -90,6 +97,26 @@ package final class ServiceTable {
     for state in nodes where !stays.contains(ObjectIdentifier(state)) { state.target.retire() }
     nodes = kept
     selector.rebuild(Candidates(revision: revision, nodes: nodes.map(\.node)))
+    endpoints.removeAll()
+    for version in entry.versions {
+      for endpoint in version.endpoints {
+        endpoints[endpoint.name] = endpoint.metadata["stream"] == "true" || endpoints[endpoint.name] == true
+      }
+    }
+  }
+
+  /// Whether the registries know the endpoint for a stream; nil when they do not list it. Servers of the framework go by
+  /// their own table, never by what the caller sends (server/rpc_router.go @ v1.18.0).
+  func isStream(_ endpoint: String) -> Bool? { endpoints[endpoint] }
+
+  /// Why no node of it can be picked.
+  var noNodeError: SidecarError {
+    guard nodes.isEmpty, let node = uncallable.first else { return .noHealthyNode(name) }
+    return SidecarError(
+      .unsupportedNodeDialect,
+      "node \(node.id) of \(name) speaks "
+        + "\(node.metadata["protocol"] ?? node.metadata["transport"] ?? "an unknown transport"), which this version cannot call"
+    )
   }
 
   func removeAll(at now: Instant) {

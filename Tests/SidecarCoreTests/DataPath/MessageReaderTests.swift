@@ -34,7 +34,7 @@ private struct ReaderRun {
         start = stop
         reading: while true {
           switch try reader.next(&rest, scratch) {
-          case .needMore: break reading
+          case .needMore, .streaming: break reading
           case .expectsContinue: lines.append("continue")
           case .message(let body):
             describe(reader.head(scratch), body)
