@@ -65,6 +65,8 @@ package struct SidecarError: Error, Hashable, Sendable {
   package var detail: String
   /// For `upstreamError` and `endpointNotFound`: the service's own text, sent on unchanged to framework callers.
   package var upstreamText: [UInt8]?
+  /// For an error that came by gRPC: what was said there, for gRPC callers.
+  package var grpc: GRPCFailure?
 
   /// What is not given comes from the kind's row.
   package init(
@@ -156,7 +158,10 @@ extension SidecarError {
   /// The status for a plain HTTP caller. A timeout is 504 there: 408 would say that the caller was slow.
   package var httpStatus: Int { code == 408 ? 504 : code }
 
-  package var grpcStatus: GRPCStatus { kind == .upstreamError ? GRPCStatus(microCode: code) : kind.row.grpc }
+  package var grpcStatus: GRPCStatus {
+    if let grpc { return GRPCStatus(rawValue: grpc.status) ?? .unknown }
+    return kind == .upstreamError ? GRPCStatus(microCode: code) : kind.row.grpc
+  }
 
   package var microError: MicroError {
     upstreamText.map { text in text.withUnsafeBytes { MicroError(parsing: $0) } }
