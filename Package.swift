@@ -34,6 +34,9 @@ let package = Package(
     .executableTarget(
       name: "micro-sidecar", dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarUV"],
       swiftSettings: settings),
+    .executableTarget(
+      name: "websocket-echo", dependencies: ["SidecarCore", "SidecarUV"], path: "Tests/WebSocketEcho",
+      swiftSettings: settings),
     .testTarget(
       name: "SidecarCoreTests", dependencies: ["SidecarCore", "SidecarSim"], swiftSettings: settings),
     .testTarget(

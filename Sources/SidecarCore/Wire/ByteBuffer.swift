@@ -96,6 +96,12 @@ public final class ByteBuffer {
     base.storeBytes(of: number.bigEndian, toByteOffset: offset, as: UInt32.self)
   }
 
+  /// Counts `amount` bytes that were written behind `count`, into room that `reserve` made.
+  @inline(__always) package func advance(_ amount: Int) {
+    precondition(amount >= 0 && amount <= capacity - count)
+    count &+= amount
+  }
+
   public func removeAll() { count = 0 }
 
   fileprivate func spoiled() -> Bool {

@@ -450,7 +450,7 @@ package struct HTTP1Parser: ~Copyable {
 
 extension UnsafeRawBufferPointer {
   /// Drops `amount` bytes, at most `count`, from the front.
-  @inline(__always) fileprivate mutating func dropFront(_ amount: Int) {
+  @inline(__always) mutating func dropFront(_ amount: Int) {
     self = UnsafeRawBufferPointer(start: baseAddress.map { $0 + amount }, count: count &- amount)
   }
 }
