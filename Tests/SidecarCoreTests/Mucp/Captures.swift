@@ -1,4 +1,4 @@
-// Reads the recordings under Tests/Fixtures/rpc and Tests/Fixtures/http-dialogues, and turns their bytes into messages with our own HTTP/1 parser.
+// Reads the recordings under Tests/Fixtures/rpc, rpc-streams and http-dialogues, and turns their bytes into messages with our own HTTP/1 parser.
 
 import Foundation
 import Testing
@@ -100,8 +100,12 @@ struct PacketCapture: CustomTestStringConvertible, Sendable {
   static let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().appendingPathComponent("Fixtures")
 
-  static let all: [PacketCapture] = {
-    let folder = Self.folder.appendingPathComponent("rpc")
+  /// Unary calls.
+  static let all = read("rpc")
+  static let streams = read("rpc-streams")
+
+  private static func read(_ name: String) -> [PacketCapture] {
+    let folder = Self.folder.appendingPathComponent(name)
     let names = (try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []
     return names.sorted().compactMap { name in
       guard name.hasSuffix(".txt"),
@@ -109,7 +113,7 @@ struct PacketCapture: CustomTestStringConvertible, Sendable {
       else { return nil }
       return PacketCapture(name: String(name.dropLast(4)), text: text)
     }
-  }()
+  }
 
   init(name: String, text: String) {
     self.name = name

@@ -52,7 +52,7 @@ package enum FrameClient {
 
   /// The name a codec goes by in both of a server's tables; bare JSON, protobuf and bytes have theirs in the new table
   /// only, which the routing headers choose.
-  private static func contentType(_ codec: FrameCodec) -> StaticString {
+  static func contentType(_ codec: FrameCodec) -> StaticString {
     switch codec {
     case .json: "application/json"
     case .jsonRPC: "application/json-rpc"
@@ -105,10 +105,7 @@ package enum FrameClient {
     metadata: (ByteBuffer) -> Void
   ) throws(WireError) -> FrameCodec {
     let codec = call.codec ?? Self.codec(for: call.format, to: call.node)
-    var payload = payload
-    if codec == .jsonRPC, !payload.isEmpty {
-      payload = UnsafeRawBufferPointer(rebasing: payload[try JSONScanner.validate(payload)])
-    }
+    let payload = try checked(payload, for: codec)
     buffer.reserve(payload.count + 768)
     buffer.append("POST / HTTP/1.1\r\n")
     HTTP1Writer.field("Host", host, to: buffer)
@@ -119,8 +116,27 @@ package enum FrameClient {
     buffer.append(decimal: UInt64(max(call.timeoutNanoseconds, 1)))
     buffer.append("\r\n")
     buffer.append(routing)
-    idFields(call, buffer)
+    idFields(call.id, call.node, buffer)
     metadata(buffer)
+    writeBody(codec, id: call.id, endpoint: endpoint, payload: payload, into: buffer)
+    return codec
+  }
+
+  /// The payload as it can stand in the codec's envelope.
+  @inline(__always)
+  static func checked(
+    _ payload: UnsafeRawBufferPointer, for codec: FrameCodec
+  ) throws(WireError) -> UnsafeRawBufferPointer {
+    guard codec == .jsonRPC, !payload.isEmpty else { return payload }
+    return UnsafeRawBufferPointer(rebasing: payload[try JSONScanner.validate(payload)])
+  }
+
+  /// The last header line, the end of the head and the body.
+  @inline(__always)
+  static func writeBody(
+    _ codec: FrameCodec, id: UInt64, endpoint: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
+    into buffer: ByteBuffer
+  ) {
     buffer.append("Content-Length: ")
     switch codec {
     case .json:
@@ -138,28 +154,27 @@ package enum FrameClient {
       buffer.append(
         decimal: ProtoRPCEnvelope.size(methodBytes: endpoint.count, errorBytes: nil, payloadBytes: payload.count))
       buffer.append("\r\n\r\n")
-      ProtoRPCEnvelope.write(
-        method: endpoint, seq: call.id, error: nil, payload: payload, into: buffer)
+      ProtoRPCEnvelope.write(method: endpoint, seq: id, error: nil, payload: payload, into: buffer)
     case .jsonRPC:
       // The method may need escapes, so the length is known only afterwards.
       let body = ByteBuffer(capacity: payload.count + endpoint.count + 64)
-      JSONRPCRequest.write(method: endpoint, argument: payload, id: call.id, into: body)
+      JSONRPCRequest.write(method: endpoint, argument: payload, id: id, into: body)
       buffer.append(decimal: body.count)
       buffer.append("\r\n\r\n")
       buffer.append(body.bytes)
     }
-    return codec
   }
 
-  private static func idFields(_ call: FrameCall, _ buffer: ByteBuffer) {
+  static func idFields(_ id: UInt64, _ node: NodeDialect, _ buffer: ByteBuffer) {
     buffer.append("Micro-Id: ")
-    buffer.append(decimal: call.id)
+    buffer.append(decimal: id)
     buffer.append("\r\nX-Micro-Id: ")
-    buffer.append(decimal: call.id)
-    if call.node.generation == .micro {
-      // v4.10 and later lose about one in 15,000 sequential calls of a connection without it (trap 37).
+    buffer.append(decimal: id)
+    if node.generation == .micro {
+      // A stream's messages belong together by it. Of unary calls v4.10 and later lose about one in 15,000 sequential
+      // ones of a connection without it (trap 37).
       buffer.append("\r\nMicro-Stream: ")
-      buffer.append(decimal: call.id)
+      buffer.append(decimal: id)
     }
     buffer.append("\r\n")
   }

@@ -63,7 +63,7 @@ package enum FrameServer {
     return request
   }
 
-  private static func unpack(
+  static func unpack(
     _ body: UnsafeRawBufferPointer, _ request: inout FrameRequest, _ notes: ByteBuffer
   ) throws(FrameRefusal) {
     do throws(WireError) {
