@@ -260,6 +260,12 @@ private struct SettingsLoader {
         source(of: "MICRO_APP_PROTOCOL"),
         "\(settings.appProtocol.rawValue) is not in this version; the app has to answer HTTP with JSON")
     }
+    for text in settings.appStreams where AppStream(text) == nil {
+      fail(
+        source(of: "MICRO_APP_STREAMS"),
+        "found \(Self.quoted(text)), expected an endpoint such as Chat.Talk, perhaps with =websocket or =ndjson behind it"
+      )
+    }
     if let health = settings.appHealth, health.target == nil, settings.appAddress == nil {
       fail(
         source(of: "MICRO_APP_HEALTH"),

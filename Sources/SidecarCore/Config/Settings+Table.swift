@@ -36,6 +36,9 @@ extension Settings {
       aliases: ["MICRO_SIDECAR_SERVER_ADDRESS"], "where the app listens"),
     Setting("MICRO_APP_PROTOCOL", \.appProtocol, .word, .app, "how the app is spoken to"),
     Setting(
+      "MICRO_APP_STREAMS", \.appStreams, .list(of: "endpoints such as Chat.Talk or Chat.Talk=ndjson"), .app,
+      "endpoints that the app serves as streams, over WebSocket or NDJSON"),
+    Setting(
       "MICRO_APP_HEALTH", \.appHealth, SettingKind<AppHealthCheck>.healthCheck.optional, .app,
       aliases: ["MICRO_SIDECAR_HEALTHCHECK_URL"], "asked with GET; the app is registered while the answer is 2xx"),
     Setting("MICRO_APP_HEALTH_PERIOD", \.appHealthPeriod, .duration(), .app, "time between two checks"),

@@ -33,6 +33,7 @@ package struct Settings: Sendable {
   /// Where the app listens; nil: it takes no calls.
   package var appAddress: Destination?
   package var appProtocol = AppProtocol.http
+  package var appStreams: [String] = []
   /// Nil: the app counts as well once it accepts connections.
   package var appHealth: AppHealthCheck?
   package var appHealthPeriod = Duration.seconds(5)

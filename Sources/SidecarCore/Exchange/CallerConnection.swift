@@ -328,6 +328,16 @@ class CallerConnection: StreamHandler, ListedConnection {
     if state == .streaming { later { $0.goOn() } }
   }
 
+  /// The stream has written nothing yet and hears nothing more: the message that began it is answered with `send` after
+  /// all.
+  final func returnToAnswering() {
+    guard state == .streaming else { return }
+    running = nil
+    holdsBack = false
+    state = .answering
+    resume()
+  }
+
   /// The stream is over, and everything it had to say written. The connection goes on with the next message where it
   /// can, else it is closed. The stream hears nothing more.
   final func endStream() {

@@ -1,6 +1,17 @@
 // Which callee a streaming call gets, and the translation of its messages.
 
 extension StreamCall {
+  /// Whether the endpoint is one of a single message each way, so that `UnaryCallee` is to make the call. Nodes that
+  /// speak gRPC make no difference between the two.
+  var callsUnaryEndpoint: Bool {
+    switch target {
+    case .service(let service, let endpoint, _):
+      if !service.nodes.isEmpty, service.nodes.allSatisfy({ $0.dialect.isGRPC }) { return false }
+      return !(service.isStream(endpoint.text) ?? assumesStream)
+    case .app(let endpoint): return !worker.appStreams(endpoint.text)
+    }
+  }
+
   /// Makes the callee for the node picked, or for the app. It starts to connect and reports from a later turn.
   func makeCallee() throws(SidecarError) -> any StreamCallee {
     throw SidecarError(.unsupportedNodeDialect, "streams are not in this version")

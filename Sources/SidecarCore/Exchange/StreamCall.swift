@@ -57,7 +57,8 @@ final class StreamCall: ResolutionWaiter {
   private var pendingMessages: [(format: PayloadFormat, count: Int)] = []
   private var callerIsCongested = false
   private var hasFinishedSending = false
-  private var sentMessages = 0
+  /// The endpoint takes one message and gives one; known from `calleeReady` on.
+  private(set) var isUnary = false
   private lazy var timer = LoopTimer { [unowned self] in self.timePassed() }
 
   init(worker: Worker, target: StreamTarget) {
@@ -165,9 +166,9 @@ final class StreamCall: ResolutionWaiter {
 
   private func finish() {
     if state == .resolving, let service { service.waiting.removeAll { $0 === self } }
+    if state != .idle { worker.callsInFlight -= 1 }
     state = .over
     timer.cancel()
-    worker.callsInFlight -= 1
     leaveNode()
     let callee = callee
     self.callee = nil
@@ -191,6 +192,11 @@ final class StreamCall: ResolutionWaiter {
   // MARK: Attempts
 
   private func attempt() {
+    isUnary = callsUnaryEndpoint
+    if isUnary {
+      callee = UnaryCallee(self)
+      return
+    }
     if let service {
       guard let picked = picker.pick(service, worker) else {
         end(later: attempts == 0 ? service.noNodeError : .connectFailed(lastFailure))
@@ -287,7 +293,6 @@ final class StreamCall: ResolutionWaiter {
   ) -> WriteState {
     let wanted = calleeFormat ?? callee.format(for: format)
     calleeFormat = wanted
-    sentMessages += 1
     if wanted == format { return callee.send(message) }
     let out = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(out) }

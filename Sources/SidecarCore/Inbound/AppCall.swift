@@ -3,12 +3,19 @@
 //
 //   start ──▶ waiting for a connection ──▶ waiting for the reply ──▶ done       deadline, caller gone: done
 
+/// Who hands a call to the app and hears its end: exactly one of the two, in a later turn, unless it was cancelled.
+protocol AppCallOwner: AnyObject {
+  /// The payload is in the format of the call and valid during the call.
+  func delivered(_ payload: UnsafeRawBufferPointer)
+  func failed(_ error: SidecarError)
+}
+
 final class AppCall: UpstreamUser {
   /// Bytes of an app's error body that go into an error's detail.
   static let detailMax = 4096
 
   private unowned(unsafe) let worker: Worker
-  private weak var owner: InboundConnection?
+  private weak var owner: (any AppCallOwner)?
   private let app: UpstreamTarget
   private var connection: UpstreamConnection?
   private var request: ByteBuffer?
@@ -18,7 +25,7 @@ final class AppCall: UpstreamUser {
   private var startedAt = Instant(nanoseconds: 0)
   private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
 
-  init(worker: Worker, owner: InboundConnection, app: UpstreamTarget) {
+  init(worker: Worker, owner: any AppCallOwner, app: UpstreamTarget) {
     self.worker = worker
     self.owner = owner
     self.app = app
@@ -31,6 +38,27 @@ final class AppCall: UpstreamUser {
     endpoint: UnsafeRawBufferPointer, format: PayloadFormat, payload: UnsafeRawBufferPointer, head: HTTP1Head,
     timeout: Int64
   ) {
+    let out = startRequest(endpoint, format, timeout)
+    Metadata.append(from: head, source: .framework, into: out)
+    if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
+      HTTP1Writer.field("Micro-From-Service", from, to: out)
+    }
+    finishRequest(out, payload)
+  }
+
+  /// The same with `metadata` as header lines that may be forwarded.
+  func start(
+    endpoint: UnsafeRawBufferPointer, format: PayloadFormat, payload: UnsafeRawBufferPointer,
+    metadata: UnsafeRawBufferPointer, timeout: Int64
+  ) {
+    let out = startRequest(endpoint, format, timeout)
+    out.append(metadata)
+    finishRequest(out, payload)
+  }
+
+  private func startRequest(
+    _ endpoint: UnsafeRawBufferPointer, _ format: PayloadFormat, _ timeout: Int64
+  ) -> ByteBuffer {
     isRunning = true
     self.format = format
     startedAt = worker.driver.now
@@ -57,15 +85,15 @@ final class AppCall: UpstreamUser {
     if rest < 10 { out.append("0") }
     out.append(decimal: rest)
     out.append("\r\n")
-    Metadata.append(from: head, source: .framework, into: out)
-    if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
-      HTTP1Writer.field("Micro-From-Service", from, to: out)
-    }
+    worker.driver.timers.arm(timer, after: timeout, from: startedAt)
+    return out
+  }
+
+  private func finishRequest(_ out: ByteBuffer, _ payload: UnsafeRawBufferPointer) {
     let body = payload.isEmpty && format == .json ? emptyObject : payload
     HTTP1Writer.contentLength(body.count, to: out)
     HTTP1Writer.endHead(to: out)
     out.append(body)
-    worker.driver.timers.arm(timer, after: timeout, from: startedAt)
     connect()
   }
 

@@ -5,7 +5,7 @@
 // Calls of one connection are answered one after another, in order: go-micro clients of every version have at most one
 // unary call under way on a connection (wire/rpc.md §1.1).
 
-final class InboundConnection: CallerConnection {
+final class InboundConnection: CallerConnection, AppCallOwner {
   /// Nanoseconds a connection may be idle at least: go-micro's clients reuse one for 60 s after it was made, so none of
   /// them is surprised by its end.
   private static let idleTimeoutMin: Int64 = 75_000_000_000
@@ -69,10 +69,7 @@ final class InboundConnection: CallerConnection {
     if let method = DebugReplies.method(endpoint) { return answerDebug(method, request.format) }
     self.endpoint = worker.inboundEndpoint(endpoint)
     guard let app = worker.app else {
-      fail(
-        SidecarError(
-          .appUnavailable, "no app is configured behind this sidecar; set MICRO_APP_ADDRESS",
-          id: worker.settings.serviceName))
+      fail(.noApp(worker.settings.serviceName))
       return
     }
     guard worker.callsInFlight < worker.settings.callsMax else {
@@ -108,7 +105,6 @@ final class InboundConnection: CallerConnection {
 
   // MARK: Replies
 
-  /// The app has answered. Exactly one of this and `failed` is called for each delivery.
   func delivered(_ payload: UnsafeRawBufferPointer) {
     delivery = nil
     guard state == .answering else { return }

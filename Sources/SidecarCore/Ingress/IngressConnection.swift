@@ -6,11 +6,13 @@ final class IngressConnection: CallerConnection, CallOwner {
   private static let copiedPayloadMax = 4096
 
   private var call: OutboundCall?
-  private var route: Route?
+  private(set) var route: Route?
   /// How the caller spoke, so how it is answered: frames always with 200 and errors in the framework's form.
-  private var form = CallerForm.path
+  private(set) var form = CallerForm.path
   private var isHEAD = false
-  private var isHTTP10 = false
+  private(set) var isHTTP10 = false
+  /// The streaming call that has not begun to answer yet.
+  private var stream: HTTPStreamCaller?
   private var proxiedType: [UInt8]?
   private var origin: [UInt8]?
 
@@ -34,6 +36,10 @@ final class IngressConnection: CallerConnection, CallOwner {
   }
 
   override func cancelAnswer() {
+    if let stream {
+      self.stream = nil
+      stream.connectionClosed()
+    }
     guard let call else { return }
     self.call = nil
     record(.failed(.cancelled))
@@ -48,15 +54,19 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   // MARK: Requests
 
-  override func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
+  private func startRequest(_ head: HTTP1Head) {
     isHTTP10 = head.minorVersion == 0
     isHEAD = head.method == .head
     form = .path
     route = nil
     proxiedType = nil
     origin = nil
+    stream = nil
     if let value = head.first(.origin), CORS.allows(value, worker.settings.corsOrigins) { origin = Array(value) }
+  }
 
+  override func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
+    startRequest(head)
     if head.method == .options {
       reply(APIReply(status: 200))
       return
@@ -70,9 +80,7 @@ final class IngressConnection: CallerConnection, CallOwner {
       receivedFrame(head, body)
       return
     }
-    if let service = head.first(.microService), let endpoint = head.first(.microEndpoint) ?? head.first(.microMethod),
-      !service.isEmpty, !endpoint.isEmpty
-    {
+    if let (service, endpoint) = Self.namedEndpoint(head) {
       form = .headers
       startCall(head, body, query: query, route: namedRoute(service, endpoint))
       return
@@ -90,6 +98,40 @@ final class IngressConnection: CallerConnection, CallOwner {
     } else {
       startCall(head, body, query: query, route: pathRoute(path))
     }
+  }
+
+  private static func namedEndpoint(
+    _ head: HTTP1Head
+  ) -> (service: UnsafeRawBufferPointer, endpoint: UnsafeRawBufferPointer)? {
+    guard let service = head.first(.microService),
+      let endpoint = head.first(.microEndpoint) ?? head.first(.microMethod),
+      !service.isEmpty, !endpoint.isEmpty
+    else { return nil }
+    return (service, endpoint)
+  }
+
+  override func receivedStreaming(
+    _ head: HTTP1Head, _ firstBytes: UnsafeRawBufferPointer
+  ) -> (any ConnectionStream)? {
+    startRequest(head)
+    let target = Self.originForm(head.target)
+    let path = UnsafeRawBufferPointer(
+      rebasing: target[..<(target.firstIndex(of: UInt8(ascii: "?")) ?? target.endIndex)])
+    let route: Route?
+    if let (service, endpoint) = Self.namedEndpoint(head) {
+      route = namedRoute(service, endpoint)
+    } else {
+      route = worker.routes.find(path) ?? pathRoute(path)
+    }
+    guard let route else { return nil }
+    self.route = route
+    guard head.method == .post || head.method == .put else {
+      reply(error: SidecarError(.methodNotAllowed, "Method not allowed; calls are POST or GET"))
+      return nil
+    }
+    guard let stream = startStream(head, route, Self.acceptsEvents(head) ? .events : .ndjson) else { return nil }
+    if !firstBytes.isEmpty { stream.connectionRead(firstBytes) }
+    return stream
   }
 
   /// `http://host/path` is the same as `/path` here.
@@ -176,6 +218,10 @@ final class IngressConnection: CallerConnection, CallOwner {
       reply(error: SidecarError(.methodNotAllowed, "Method not allowed; calls are POST or GET"))
       return
     }
+    if head.has(.accept) || head.has(.contentType), let form = Self.streamForm(head) {
+      startWholeStream(head, body, query, route, form)
+      return
+    }
     let call = worker.takeCall()
     let request = worker.readers.buffers.take()
     call.request = request
@@ -186,7 +232,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     Metadata.append(from: head, source: .http, into: request)
     call.metadata = 0..<request.count
     do throws(SidecarError) {
-      try appendPayload(head, body, query, to: request, call)
+      call.format = try appendPayload(head, body, query, to: request)
       call.payload = call.metadata.upperBound..<request.count
       call.deadline = try deadline(head)
     } catch {
@@ -200,9 +246,8 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   /// Appends the body in the form a node takes, and says which.
   private func appendPayload(
-    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, to request: ByteBuffer,
-    _ call: OutboundCall
-  ) throws(SidecarError) {
+    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, to request: ByteBuffer
+  ) throws(SidecarError) -> PayloadFormat {
     let type = Self.mediaType(head.first(.contentType))
     if body.isEmpty, head.method == .get || head.method == .head || type.isEmpty {
       do throws(WireError) {
@@ -210,7 +255,7 @@ final class IngressConnection: CallerConnection, CallOwner {
       } catch {
         throw SidecarError(error)
       }
-      return
+      return .json
     }
     if ASCIIText.equalsIgnoringCase(type, "application/json") || type.isEmpty {
       try appendJSON(body, to: request)
@@ -219,9 +264,9 @@ final class IngressConnection: CallerConnection, CallOwner {
       || ASCIIText.equalsIgnoringCase(type, "application/x-protobuf")
       || ASCIIText.equalsIgnoringCase(type, "application/octet-stream")
     {
-      call.format = .protobuf
       proxiedType = Array(type)
       request.append(body)
+      return .protobuf
     } else if ASCIIText.equalsIgnoringCase(type, "application/x-www-form-urlencoded") {
       // `curl -d '{…}'` says so of JSON; a form never begins with a brace.
       if body.first == UInt8(ascii: "{") {
@@ -235,6 +280,87 @@ final class IngressConnection: CallerConnection, CallOwner {
         "content type \(String(decoding: type.prefix(100), as: UTF8.self)) cannot be sent; use application/json or application/protobuf"
       )
     }
+    return .json
+  }
+
+  // MARK: Streams
+
+  private static func acceptsEvents(_ head: HTTP1Head) -> Bool {
+    head.first(.accept).map { ASCIIText.containsIgnoringCase($0, "text/event-stream") } ?? false
+  }
+
+  /// What form of stream the request asks for, by its `Accept` or its own type; nil: it is a plain call.
+  private static func streamForm(_ head: HTTP1Head) -> HTTPStreamCaller.ReplyForm? {
+    if let accept = head.first(.accept), accept.count >= 17 {
+      if ASCIIText.containsIgnoringCase(accept, "text/event-stream") { return .events }
+      if ASCIIText.containsIgnoringCase(accept, "application/x-ndjson") { return .ndjson }
+    }
+    if let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "application/x-ndjson") {
+      return .ndjson
+    }
+    return nil
+  }
+
+  /// Starts a streaming call whose replies go into one HTTP response.
+  private func startStream(
+    _ head: HTTP1Head, _ route: Route, _ replies: HTTPStreamCaller.ReplyForm
+  ) -> HTTPStreamCaller? {
+    form = replies == .events ? .events : .ndjson
+    let call = StreamCall(
+      worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing))
+    let metadata = worker.readers.buffers.take()
+    call.metadata = metadata
+    Metadata.append(from: head, source: .http, into: metadata)
+    do throws(SidecarError) {
+      if head.has(.timeout) || head.has(.requestTimeout) { call.deadline = try deadline(head) }
+    } catch {
+      call.cancel()
+      reply(error: error)
+      return nil
+    }
+    let caller = HTTPStreamCaller(connection: self, call: call, form: replies, isHTTP10: isHTTP10)
+    stream = caller
+    call.start(for: caller)
+    return caller
+  }
+
+  /// The same for a request that is here as a whole: lines, or one message.
+  private func startWholeStream(
+    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, _ route: Route,
+    _ replies: HTTPStreamCaller.ReplyForm
+  ) {
+    if let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "application/x-ndjson") {
+      guard let stream = startStream(head, route, replies) else { return }
+      if !body.isEmpty { stream.connectionRead(body) }
+      stream.connectionEnded()
+      return
+    }
+    let message = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(message) }
+    do throws(SidecarError) {
+      let format = try appendPayload(head, body, query, to: message)
+      startStream(head, route, replies)?.sendOnly(message.bytes, format)
+    } catch {
+      reply(error: error)
+    }
+  }
+
+  /// The stream failed before its reply had begun.
+  func answerStream(error: SidecarError, _ call: StreamCall) {
+    stream = nil
+    switch state {
+    case .answering: reply(error: error)
+    case .streaming:
+      // The head of the reply is not written, so an ordinary answer can still take its place.
+      returnToAnswering()
+      reply(error: error)
+    default: break
+    }
+  }
+
+  func recordStream(_ outcome: MetricOutcome) {
+    stream = nil
+    record(outcome)
   }
 
   private func appendJSON(_ body: UnsafeRawBufferPointer, to request: ByteBuffer) throws(SidecarError) {
@@ -529,7 +655,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     worker.metrics.record(handle, outcome, latency: worker.driver.now.nanoseconds(since: requestStarted))
   }
 
-  private func endHead(_ out: ByteBuffer) {
+  func endHead(_ out: ByteBuffer) {
     if let origin { CORS.appendHeaders(origin, to: out) }
     if !keepAlive {
       out.append("Connection: close\r\n")

@@ -33,6 +33,8 @@ package struct DataPathSettings: Sendable {
   package var serviceName: ServiceName?
   package var appTarget: DialTarget?
   package var appHost = FixedBytes.empty
+  /// The app's endpoints that are streams, by name.
+  package var appStreams: [String: AppStream] = [:]
   /// Threads of the process, for Debug.Stats.
   package var threads = 2
 
@@ -56,6 +58,7 @@ package struct DataPathSettings: Sendable {
     corsOrigins = settings.cors
     serviceName = settings.serverName
     threads = settings.workers + 1
+    for stream in settings.appStreams.compactMap({ AppStream($0) }) { appStreams[stream.endpoint] = stream }
     if let app = settings.appAddress {
       switch app {
       case .address(let address):

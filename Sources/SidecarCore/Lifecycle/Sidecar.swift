@@ -190,8 +190,11 @@ package final class Sidecar: @unchecked Sendable {
     metadata["server"] = "mucp"
     metadata["protocol"] = "mucp"
     metadata["registry"] = settings.registries.first?.name ?? "mdns"
+    let streams = settings.appStreams.compactMap { AppStream($0) }.map {
+      Endpoint(name: $0.endpoint, metadata: ["stream": "true"])
+    }
     let service = Service(
-      name: name, version: settings.serverVersion,
+      name: name, version: settings.serverVersion, endpoints: streams,
       nodes: [Node(id: "\(name)-\(id)", address: address, metadata: metadata)])
     var timing = LeaseTiming()
     if settings.registerTTL > .zero { timing.ttl = settings.registerTTL.saturatingNanoseconds }

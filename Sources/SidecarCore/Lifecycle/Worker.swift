@@ -285,6 +285,9 @@ package final class Worker {
     return endpoint
   }
 
+  /// Whether the app serves the endpoint as a stream.
+  func appStreams(_ endpoint: String) -> Bool { settings.appStreams[endpoint] != nil }
+
   /// The numbers of Debug.Stats, of this worker.
   func stats() -> DebugReplies.Stats {
     let now = UInt64(max(driver.unixNanoseconds, 0) / 1_000_000_000)

@@ -61,8 +61,10 @@ extension Node {
     case .joined:
       return ["id": .string(id), "address": .string(address), "metadata": JSONShape.json(metadata)]
     case .split:
-      // v0.14 dials "address:port" as text, so an IPv6 host keeps its brackets.
-      let (host, port) = Node.splitHostPort(address) ?? (address, 0)
+      // v0.14 dials "address:port" as text, so an IPv6 host keeps its brackets. A port of 0 means none there, so one
+      // that is written out stays with the address.
+      var (host, port) = Node.splitHostPort(address) ?? (address, 0)
+      if port == 0 { host = address }
       return [
         "id": .string(id), "address": .string(host), "port": JSONValue(port), "metadata": JSONShape.json(metadata),
       ]

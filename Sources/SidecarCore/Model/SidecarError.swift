@@ -219,5 +219,9 @@ extension SidecarError {
   package static func deadlineExceeded(_ why: String = "context deadline exceeded") -> SidecarError {
     SidecarError(.deadlineExceeded, "request timeout: \(why)")
   }
+  static func noApp(_ service: ServiceName?) -> SidecarError {
+    SidecarError(
+      .appUnavailable, "no app is configured behind this sidecar; set MICRO_APP_ADDRESS", id: service)
+  }
   package static func upstreamReset(_ why: String) -> SidecarError { SidecarError(.upstreamReset, why) }
 }

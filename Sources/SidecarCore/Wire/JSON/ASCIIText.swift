@@ -41,6 +41,16 @@ package enum ASCIIText {
 
   /// `prefix` is lower-case ASCII.
   @inline(__always)
+  /// Whether `text`, which is in lower case, stands anywhere in `bytes`, in any case of letters.
+  package static func containsIgnoringCase(_ bytes: UnsafeRawBufferPointer, _ text: StaticString) -> Bool {
+    var rest = bytes
+    while rest.count >= text.utf8CodeUnitCount {
+      if hasPrefixIgnoringCase(rest, text) { return true }
+      rest = UnsafeRawBufferPointer(rebasing: rest.dropFirst())
+    }
+    return false
+  }
+
   package static func hasPrefixIgnoringCase(_ bytes: UnsafeRawBufferPointer, _ prefix: StaticString) -> Bool {
     guard bytes.count >= prefix.utf8CodeUnitCount else { return false }
     for index in 0..<prefix.utf8CodeUnitCount where lowercased(bytes[index]) != prefix.utf8Start[index] {
