@@ -35,7 +35,7 @@ struct ServiceJSONTests {
   @Test(
     "an address with and without its port",
     arguments: [
-      ("10.0.0.5:9090", "10.0.0.5", 9090), ("[::1]:80", "[::1]", 80), ("host:0", "host", 0),
+      ("10.0.0.5:9090", "10.0.0.5", 9090), ("[::1]:80", "[::1]", 80), ("host:0", "host:0", 0),
       ("_INBOX.abc", "_INBOX.abc", 0), ("::1", "::1", 0), ("host:http", "host:http", 0), ("a:99999", "a:99999", 0),
     ])
   func split(_ address: String, _ host: String, _ port: Int) {
