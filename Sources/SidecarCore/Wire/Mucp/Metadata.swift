@@ -16,11 +16,16 @@ package enum Metadata {
 
   /// Whether `field` of a request goes on to the service as metadata.
   package static func isForwardable(_ field: HTTP1Field, of head: HTTP1Head, from source: Source) -> Bool {
-    switch field.id {
-    case .other:
-      let name = head.name(field)
-      if isReserved(name) { return false }
-      return !head.connectionLists(name)
+    let name = head.name(field)
+    return isForwardable(field.id, name, from: source) && !head.connectionLists(name)
+  }
+
+  /// The same for a field of any protocol; `name` in any case of letters.
+  package static func isForwardable(
+    _ id: HeaderID, _ name: UnsafeRawBufferPointer, from source: Source
+  ) -> Bool {
+    switch id {
+    case .other: return !isReserved(name)
 
     // Framing and this connection (RFC 9110 §7.6.1).
     case .host, .contentLength, .contentType, .transferEncoding, .connection, .keepAlive, .expect, .upgrade, .te,
@@ -44,12 +49,12 @@ package enum Metadata {
 
     // A browser's.
     case .cookie, .setCookie, .origin, .referer, .accessControlRequestMethod, .accessControlRequestHeaders:
-      return source == .framework && !head.connectionLists(head.name(field))
+      return source == .framework
 
     case .userAgent, .authorization, .date, .server, .retryAfter, .location, .cacheControl, .vary, .allow, .via,
       .idempotencyKey, .forwarded, .xForwardedFor, .xForwardedHost, .xForwardedProto, .xRealIP, .xRequestID,
       .traceparent, .tracestate, .baggage, .microNamespace, .microTraceID, .microSpanID, .xMicroNamespace:
-      return !head.connectionLists(head.name(field))
+      return true
     }
   }
 
