@@ -41,6 +41,12 @@ final class InboundConnection: CallerConnection, AppCallOwner {
 
   override func ended() { worker.remove(self) }
 
+  override func handOver(_ stream: ByteStream, toHTTP2 bytes: UnsafeRawBufferPointer) -> Bool {
+    worker.takeOverHTTP2(stream, side: .framework, initial: bytes)
+    worker.remove(self)
+    return true
+  }
+
   override func refused(_ refusal: FrameRefusal) {
     record(.failed(refusal.reason == .unsupportedContentType ? .unsupportedMediaType : .badRequest))
   }

@@ -48,6 +48,12 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   override func ended() { worker.remove(self) }
 
+  override func handOver(_ stream: ByteStream, toHTTP2 bytes: UnsafeRawBufferPointer) -> Bool {
+    worker.takeOverHTTP2(stream, side: .app, initial: bytes)
+    worker.remove(self)
+    return true
+  }
+
   override func refused(_ refusal: FrameRefusal) {
     record(.failed(refusal.reason == .unsupportedContentType ? .unsupportedMediaType : .badRequest))
   }

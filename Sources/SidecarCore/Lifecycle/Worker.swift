@@ -74,10 +74,17 @@ package final class Worker {
   /// The app behind this sidecar, where calls from the framework go.
   private(set) var app: UpstreamTarget?
   /// True while the app's health allows calls; the registration follows it.
-  package var isAppHealthy = true
+  package var isAppHealthy = true {
+    didSet {
+      if isAppHealthy != oldValue { grpcInbound.forEach { $0.healthChanged() } }
+    }
+  }
 
   private(set) var ingress = ConnectionList<IngressConnection>()
   private(set) var inbound = ConnectionList<InboundConnection>()
+  /// The same for connections that speak HTTP/2.
+  private(set) var grpcIngress = ConnectionList<GRPCServerConnection>()
+  private(set) var grpcInbound = ConnectionList<GRPCServerConnection>()
   private var listeners: [Listener] = []
   package private(set) var isDraining = false
   private var onDrained: (() -> Void)?
@@ -111,7 +118,7 @@ package final class Worker {
 
   /// Takes calls of the app on `address`.
   package func listenForApp(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
-    try listen(on: address, sharedPort, .acceptedFromApp, .refusedFromApp, hasRoom: { $0.ingress.count < $1 }) {
+    try listen(on: address, sharedPort, .acceptedFromApp, .refusedFromApp, hasRoom: { $0.openFromApp < $1 }) {
       let connection = IngressConnection(worker: $0, stream: $1)
       $0.ingress.add(connection)
       return connection
@@ -121,7 +128,7 @@ package final class Worker {
   /// Takes calls of the framework on `address`.
   package func listenForFramework(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
     try listen(
-      on: address, sharedPort, .acceptedFromFramework, .refusedFromFramework, hasRoom: { $0.inbound.count < $1 }
+      on: address, sharedPort, .acceptedFromFramework, .refusedFromFramework, hasRoom: { $0.openFromFramework < $1 }
     ) {
       let connection = InboundConnection(worker: $0, stream: $1)
       $0.inbound.add(connection)
@@ -158,6 +165,25 @@ package final class Worker {
     inbound.remove(connection)
     checkDrained()
   }
+
+  func add(_ connection: GRPCServerConnection) {
+    switch connection.side {
+    case .app: grpcIngress.add(connection)
+    case .framework: grpcInbound.add(connection)
+    }
+    armSweep()
+  }
+
+  func remove(_ connection: GRPCServerConnection) {
+    switch connection.side {
+    case .app: grpcIngress.remove(connection)
+    case .framework: grpcInbound.remove(connection)
+    }
+    checkDrained()
+  }
+
+  private var openFromApp: Int { ingress.count + grpcIngress.count }
+  private var openFromFramework: Int { inbound.count + grpcInbound.count }
 
   // MARK: Services
 
@@ -313,8 +339,10 @@ package final class Worker {
     app?.sweep(now)
     ingress.forEach { $0.sweep(now) }
     inbound.forEach { $0.sweep(now) }
+    grpcIngress.forEach { $0.sweep(now) }
+    grpcInbound.forEach { $0.sweep(now) }
     if unknownServices > 0 { forgetAbsent(olderThan: settings.negativeTTL) }
-    if idleUpstreams > 0 || unknownServices > 0 || ingress.count > 0 || inbound.count > 0 { armSweep() }
+    if idleUpstreams > 0 || unknownServices > 0 || openFromApp > 0 || openFromFramework > 0 { armSweep() }
   }
 
   /// Stops accepting, lets calls in flight end, closes idle connections, then calls `completion`.
@@ -326,11 +354,17 @@ package final class Worker {
     listeners.removeAll()
     ingress.forEach { $0.closeWhenIdle() }
     inbound.forEach { $0.closeWhenIdle() }
+    for connections in [grpcIngress, grpcInbound] {
+      connections.forEach {
+        $0.endWatches()
+        $0.closeWhenIdle()
+      }
+    }
     checkDrained()
   }
 
   private func checkDrained() {
-    guard isDraining, ingress.count == 0, inbound.count == 0, let completion = onDrained else { return }
+    guard isDraining, openFromApp == 0, openFromFramework == 0, let completion = onDrained else { return }
     onDrained = nil
     for table in services.values { for node in table.nodes { node.target.retire() } }
     for target in fixedTargets.values { target.retire() }
@@ -345,12 +379,14 @@ package final class Worker {
     listeners.removeAll()
     ingress.forEach { $0.abort() }
     inbound.forEach { $0.abort() }
+    grpcIngress.forEach { $0.abort() }
+    grpcInbound.forEach { $0.abort() }
   }
 
   /// What was counted, with the levels of this moment.
   package func measured() -> WorkerMetricsSnapshot {
-    metrics.set(.openFromApp, ingress.count)
-    metrics.set(.openFromFramework, inbound.count)
+    metrics.set(.openFromApp, openFromApp)
+    metrics.set(.openFromFramework, openFromFramework)
     metrics.set(.pooledIdle, idleUpstreams)
     metrics.set(.pooledActive, openUpstreams - idleUpstreams)
     metrics.set(.requestsInFlight, callsInFlight)

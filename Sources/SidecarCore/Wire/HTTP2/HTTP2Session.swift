@@ -35,8 +35,8 @@ package final class HTTP2Session {
   package let role: Role
   let raw: OpaquePointer
   let buffers: BufferPool
-  /// Nil once the connection is gone.
-  unowned(unsafe) var handler: (any HTTP2SessionHandler)?
+  /// Set before anything else is called, and nil once the connection is gone.
+  package unowned(unsafe) var handler: (any HTTP2SessionHandler)?
 
   private var streams: [HTTP2Stream] = []
   private var drainedQueue: [HTTP2Stream] = []
@@ -68,7 +68,7 @@ package final class HTTP2Session {
   package internal(set) var isEstablished = false
 
   /// `handler` must stay until `connectionLost`.
-  package init(_ role: Role, handler: any HTTP2SessionHandler, buffers: BufferPool, now: Instant) {
+  package init(_ role: Role, handler: (any HTTP2SessionHandler)? = nil, buffers: BufferPool, now: Instant) {
     self.role = role
     self.handler = handler
     self.buffers = buffers

@@ -1,0 +1,337 @@
+// A gRPC call made to us: one HTTP/2 stream as the caller's end of a `StreamCall`. Unary calls and the three kinds of
+// streams are the same here.
+//
+//   path and metadata ─▶ service and endpoint ─▶ StreamCall ─▶ …
+//
+//                 app's side                                          framework's side
+//   service       metadata `micro-service`, else an `:authority`      this app
+//                 that is no host, else the path's package
+//   endpoint      `/{package}.Say/Hello` → Say.Hello                  the same; the package is whatever the caller's
+//                                                                     generation puts there (wire/rpc.md §4b)
+//
+// A message goes on as soon as it is whole. While the callee is congested what comes is kept, at most a window of it, and
+// the window is not given back: so a slow callee stops the caller.
+
+final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
+  private unowned let connection: GRPCServerConnection
+  private let worker: Worker
+  private let stream: HTTP2Stream
+  private let format: PayloadFormat
+  private let startedAt: Instant
+  private var reader: GRPCMessageReader
+  private var call: StreamCall?
+  private var route: Route?
+  private var endpoint: InboundEndpoint?
+  /// What the sidecar answers itself, once the request is whole.
+  private var builtIn: GRPCBuiltIn?
+  /// Bytes that wait while the callee is congested.
+  private var waiting: ByteBuffer?
+  private var isHeldBack = false
+  private var inputEnded = false
+  private var hasHead = false
+  private var isOver = false
+
+  init(_ connection: GRPCServerConnection, _ stream: HTTP2Stream, _ format: PayloadFormat) {
+    self.connection = connection
+    worker = connection.worker
+    self.stream = stream
+    self.format = format
+    startedAt = worker.driver.now
+    reader = GRPCMessageReader(limit: worker.settings.bodyMax, buffers: worker.readers.buffers)
+  }
+
+  // MARK: The request's head
+
+  /// Starts the call, or ends the stream with an error.
+  func begin(_ path: UnsafeRawBufferPointer, _ head: HTTP2Fields) {
+    guard let target = GRPCPath(path) else {
+      return fail(
+        SidecarError(
+          .badRequest,
+          "malformed method name: \(String(decoding: path.prefix(200), as: UTF8.self)); it is /package.Handler/Method"))
+    }
+    let timeout = GRPCMetadata.timeout(head)
+    if timeout.isBroken { return fail(SidecarError(.badRequest, "grpc-timeout is not a timeout")) }
+    let deadline = timeout.nanoseconds.map { worker.driver.now.advanced(byNanoseconds: $0) } ?? .distantFuture
+    let name = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(name) }
+    target.appendEndpoint(path, to: name)
+    do throws(SidecarError) {
+      switch connection.side {
+      case .app: try beginOutbound(path, target, endpoint: name.bytes, head, deadline)
+      case .framework: try beginInbound(path, target, endpoint: name.bytes, head, deadline)
+      }
+    } catch {
+      fail(error)
+    }
+  }
+
+  private func beginOutbound(
+    _ path: UnsafeRawBufferPointer, _ target: GRPCPath, endpoint: UnsafeRawBufferPointer, _ head: HTTP2Fields,
+    _ deadline: Instant
+  ) throws(SidecarError) {
+    let service: UnsafeRawBufferPointer
+    if let named = head.first("micro-service"), !named.isEmpty {
+      service = named
+    } else if let authority = head.authority, GRPCPath.namesService(authority) {
+      service = authority
+    } else {
+      if let method = GRPCBuiltIn(path), method.isOfSidecar { return answer(method) }
+      service = target.package(path)
+    }
+    guard !service.isEmpty else {
+      throw SidecarError(
+        .badRequest,
+        "the call names no service; say which in metadata micro-service, in the authority, or as the proto package")
+    }
+    let route = try worker.namedRoute(service, endpoint)
+    self.route = route
+    start(
+      StreamCall(
+        worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing)),
+      head, .http, deadline)
+  }
+
+  private func beginInbound(
+    _ path: UnsafeRawBufferPointer, _ target: GRPCPath, endpoint: UnsafeRawBufferPointer, _ head: HTTP2Fields,
+    _ deadline: Instant
+  ) throws(SidecarError) {
+    if let method = GRPCBuiltIn(path) { return answer(method) }
+    if DebugReplies.method(endpoint) != nil { return answer(.debug(DebugReplies.method(endpoint) ?? .health)) }
+    self.endpoint = worker.inboundEndpoint(endpoint)
+    guard worker.app != nil else {
+      throw SidecarError(
+        .appUnavailable, "no app is configured behind this sidecar; set MICRO_APP_ADDRESS",
+        id: worker.settings.serviceName)
+    }
+    start(StreamCall(worker: worker, target: .app(endpoint: FixedBytes(endpoint))), head, .framework, deadline)
+  }
+
+  private func start(_ call: StreamCall, _ head: HTTP2Fields, _ source: Metadata.Source, _ deadline: Instant) {
+    let metadata = worker.readers.buffers.take()
+    GRPCMetadata.append(from: head, source: source, into: metadata)
+    call.metadata = metadata
+    call.replyFormat = format
+    call.deadline = deadline
+    call.assumesStream = false
+    self.call = call
+    call.start(for: self)
+  }
+
+  private func answer(_ method: GRPCBuiltIn) {
+    builtIn = method
+  }
+
+  // MARK: The request's messages
+
+  func http2Stream(_ stream: HTTP2Stream, received fields: HTTP2Fields, kind: HTTP2Stream.HeadKind) {
+    // Trailers of a request mean nothing in gRPC.
+  }
+
+  func http2Stream(_ stream: HTTP2Stream, received bytes: UnsafeRawBufferPointer) {
+    if isOver { return stream.consumed(bytes.count) }
+    if isHeldBack { return keep(bytes) }
+    var input = bytes
+    take(&input)
+    if !input.isEmpty { keep(input) }
+  }
+
+  private func keep(_ bytes: UnsafeRawBufferPointer) {
+    let buffer = waiting ?? worker.readers.buffers.take()
+    waiting = buffer
+    buffer.append(bytes)
+  }
+
+  /// Hands on messages from the front of `input` until the callee is congested.
+  private func take(_ input: inout UnsafeRawBufferPointer) {
+    let given = input.count
+    do throws(GRPCFramingError) {
+      while !isHeldBack, !isOver {
+        guard case .message(let message) = try reader.next(&input) else { break }
+        if let builtIn { return answer(builtIn, message) }
+        guard let call else { break }
+        if call.send(message, format) == .congested { isHeldBack = true }
+      }
+    } catch {
+      return failCall(SidecarError(GRPCFailure(error.status, error.message)))
+    }
+    if isOver { input = .none }
+    stream.consumed(given - input.count)
+  }
+
+  func http2StreamEnded(_ stream: HTTP2Stream) {
+    inputEnded = true
+    if waiting == nil { endInput() }
+  }
+
+  private func endInput() {
+    guard !isOver else { return }
+    guard reader.isBetweenMessages else {
+      let error = GRPCFramingError.truncated
+      return failCall(SidecarError(GRPCFailure(error.status, error.message)))
+    }
+    if builtIn != nil {
+      return failCall(SidecarError(GRPCFailure(.internal, "the request has no message")))
+    }
+    call?.finishSending()
+  }
+
+  func calleeDrained(_ call: StreamCall) {
+    guard isHeldBack, !isOver else { return }
+    isHeldBack = false
+    if let buffer = waiting {
+      waiting = nil
+      var input = buffer.bytes
+      take(&input)
+      if !isOver, !input.isEmpty {
+        buffer.removeFirst(buffer.count - input.count)
+        waiting = buffer
+      } else {
+        worker.readers.buffers.give(buffer)
+      }
+    }
+    if inputEnded, waiting == nil { endInput() }
+  }
+
+  // MARK: The answer
+
+  func calleeReady(_ call: StreamCall) {}
+
+  func calleeAnswered(_ call: StreamCall, metadata: UnsafeRawBufferPointer) { sendHead(metadata) }
+
+  private func sendHead(_ metadata: UnsafeRawBufferPointer = .none) {
+    guard !hasHead else { return }
+    hasHead = true
+    let list = makeHead()
+    GRPCMetadata.append(lines: metadata, to: list)
+    stream.respond(list)
+  }
+
+  private func makeHead() -> HTTP2HeaderList {
+    let list = connection.session.takeList()
+    list.append(":status", "200")
+    list.append("content-type", GRPCMetadata.contentType(format))
+    return list
+  }
+
+  func calleeSent(_ call: StreamCall, _ message: UnsafeRawBufferPointer) -> WriteState {
+    guard !isOver else { return .closed }
+    return send(message)
+  }
+
+  private func send(_ message: UnsafeRawBufferPointer) -> WriteState {
+    sendHead()
+    return GRPCFraming.withPrefix(message.count) { stream.send($0, message) }
+  }
+
+  func http2StreamDrained(_ stream: HTTP2Stream) { call?.callerDrained() }
+
+  func calleeEnded(_ call: StreamCall, _ error: SidecarError?, trailers: UnsafeRawBufferPointer) {
+    self.call = nil
+    end(error, trailers)
+  }
+
+  /// Ends the stream with an error before there is a call.
+  private func fail(_ error: SidecarError) { end(error) }
+
+  /// Ends the stream, and the call with it.
+  private func failCall(_ error: SidecarError) {
+    let call = call
+    self.call = nil
+    end(error)
+    call?.cancel()
+  }
+
+  private func end(_ error: SidecarError?, _ trailers: UnsafeRawBufferPointer = .none) {
+    guard !isOver else { return }
+    isOver = true
+    record(error.map { .failed($0.kind) } ?? .ok)
+    if hasHead {
+      let list = connection.session.takeList()
+      GRPCTrailers.append(error, to: list)
+      GRPCMetadata.append(lines: trailers, to: list)
+      stream.finish(trailers: list)
+    } else {
+      // Head and trailers in one, which says that there is no message.
+      let list = makeHead()
+      GRPCTrailers.append(error, to: list)
+      GRPCMetadata.append(lines: trailers, to: list)
+      stream.respond(list, ends: true)
+    }
+    release()
+  }
+
+  /// The caller has left, or its connection has; or all is over.
+  func http2StreamClosed(_ stream: HTTP2Stream, _ code: HTTP2ErrorCode) {
+    if case .watch(let watch) = builtIn { connection.remove(watch) }
+    guard !isOver else { return }
+    isOver = true
+    record(.failed(.cancelled))
+    let call = call
+    self.call = nil
+    call?.cancel()
+    release()
+  }
+
+  private func release() {
+    reader.reset()
+    // Given back by whoever reads from it.
+    if isHeldBack, let waiting {
+      self.waiting = nil
+      stream.consumed(waiting.count)
+      worker.readers.buffers.give(waiting)
+    }
+  }
+
+  private func record(_ outcome: MetricOutcome) {
+    let handle: WorkerMetrics.Handle
+    switch connection.side {
+    case .app: handle = route?.handle(.grpc) ?? worker.unroutedHandle
+    case .framework:
+      worker.inboundRequests &+= 1
+      if outcome == .ok { endpoint?.isReal = true } else { worker.inboundErrors &+= 1 }
+      handle = endpoint?.handle(.grpc) ?? worker.inboundHandle
+    }
+    worker.metrics.record(handle, outcome, latency: worker.driver.now.nanoseconds(since: startedAt))
+  }
+
+  // MARK: What the sidecar answers itself
+
+  private func answer(_ method: GRPCBuiltIn, _ message: UnsafeRawBufferPointer) {
+    let reply = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(reply) }
+    do throws(SidecarError) {
+      switch method {
+      case .healthCheck:
+        GRPCHealth.append(try GRPCHealth.status(message, connection), to: reply)
+      case .healthWatch:
+        let watch = GRPCHealthWatch(
+          stream: self, connection: connection, name: try GRPCHealth.service(message))
+        builtIn = .watch(watch)
+        connection.add(watch)
+        watch.tell()
+        return
+      case .watch: return failCall(SidecarError(GRPCFailure(.internal, "the request has more than one message")))
+      case .debug(.health):
+        guard worker.isAppHealthy else {
+          throw SidecarError(
+            .appUnavailable, "the app does not answer its health check", id: worker.settings.serviceName)
+        }
+        DebugReplies.health(format: format, into: reply)
+      case .debug(.stats): DebugReplies.stats(worker.stats(), format: format, into: reply)
+      }
+    } catch {
+      return failCall(error)
+    }
+    _ = send(reply.bytes)
+    end(nil)
+  }
+
+  /// A reply of a watch.
+  func tell(_ message: UnsafeRawBufferPointer) {
+    guard !isOver else { return }
+    _ = send(message)
+  }
+
+  func endWatch() { end(SidecarError(GRPCFailure(.unavailable, "the sidecar is stopping"))) }
+}
