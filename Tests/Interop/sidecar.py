@@ -146,7 +146,9 @@ class Sidecar(Process):
 
     def __init__(self, services=None, registry=None, name=None, app=None, environment=None, command=(), folder=None):
         self.port, self.server_port, self.admin_port = free_port(), free_port(), free_port()
-        self.folder = folder or tempfile.mkdtemp(prefix="micro-sidecar-test-")
+        # Ours goes away with the object; one that was given is the giver's.
+        self.own_folder = None if folder else tempfile.TemporaryDirectory(prefix="micro-sidecar-test-")
+        self.folder = folder or self.own_folder.name
         self.registry_file = os.path.join(self.folder, "services.json")
         settings = {
             "MICRO_SIDECAR_ADDRESS": "127.0.0.1:%d" % self.port,
@@ -215,7 +217,7 @@ def service(name, *nodes, version="latest", endpoints=(), metadata=None):
         "name": name,
         "version": version,
         "metadata": metadata or {},
-        "endpoints": [{"name": endpoint} for endpoint in endpoints],
+        "endpoints": [endpoint if isinstance(endpoint, dict) else {"name": endpoint} for endpoint in endpoints],
         "nodes": entries,
     }
 

@@ -46,6 +46,8 @@ class CallerConnection: StreamHandler, ListedConnection {
   /// Takes what is read while `.streaming`, and the rest of a streamed body from its head on.
   private var running: (any ConnectionStream)?
   private var feed = ConnectionFeed.raw
+  /// A stream that the message being answered asked for, and that has not begun.
+  final var starting: (any ConnectionStream)?
   private var bodyIsOver = true
   /// The stream wants nothing more for now.
   private var holdsBack = false
@@ -87,6 +89,8 @@ class CallerConnection: StreamHandler, ListedConnection {
   func handOver(_ stream: ByteStream, toHTTP2 bytes: UnsafeRawBufferPointer) -> Bool { false }
   /// The caller broke a rule of HTTP, or fell silent inside a message: writes the answer with `send`.
   func answerMalformed(_ error: WireError) { preconditionFailure("a subclass overrides this") }
+  /// A stream of this connection is over, or has failed before it began and is not answered with `send`.
+  func recordStream(_ outcome: MetricOutcome) { preconditionFailure("a subclass overrides this") }
   /// The connection ends while a message is being answered.
   func cancelAnswer() { preconditionFailure("a subclass overrides this") }
   /// The connection is gone.
@@ -278,6 +282,7 @@ class CallerConnection: StreamHandler, ListedConnection {
     assert(state == .answering)
     guard state == .answering else { return }
     state = .streaming
+    starting = nil
     running = stream
     self.feed = feed
     if worker.isDraining { later { $0.running?.connectionDraining() } }
@@ -392,6 +397,7 @@ class CallerConnection: StreamHandler, ListedConnection {
     let written = stream.write(head, body)
     releaseFrame()
     guard state == .answering else { return }
+    starting = nil
     if !bodyIsOver { return linger() }
     running = nil
     if !keepAlive || worker.isDraining || hasEnded && ahead == nil && !isConsuming {
@@ -527,8 +533,9 @@ class CallerConnection: StreamHandler, ListedConnection {
   }
 
   private func loseStream() {
-    let lost = running
+    let lost = running ?? starting
     running = nil
+    starting = nil
     lost?.connectionClosed()
   }
 

@@ -14,7 +14,14 @@ extension StreamCall {
 
   /// Makes the callee for the node picked, or for the app. It starts to connect and reports from a later turn.
   func makeCallee() throws(SidecarError) -> any StreamCallee {
-    throw SidecarError(.unsupportedNodeDialect, "streams are not in this version")
+    switch target {
+    case .service(let service, _, let routing):
+      guard let node else { throw service.noNodeError }
+      return FrameCallee(self, target: node.target, node: node, service: service.nameBytes, routing: routing)
+    case .app(let endpoint):
+      guard let app = worker.app else { throw .noApp(worker.settings.serviceName) }
+      return LinesApp(self, app: app, endpoint: endpoint)
+    }
   }
 
   /// Which of a method's two messages is meant.

@@ -75,6 +75,13 @@ final class AppCall: UpstreamUser {
     case .protobuf: out.append("application/protobuf\r\nAccept: application/protobuf\r\n")
     case .bytes: out.append("application/octet-stream\r\n")
     }
+    Self.appendTimeout(timeout, to: out)
+    worker.driver.timers.arm(timer, after: timeout, from: startedAt)
+    return out
+  }
+
+  /// The header line that tells the app how long it has; `timeout` in nanoseconds.
+  static func appendTimeout(_ timeout: Int64, to out: ByteBuffer) {
     out.append("Timeout: ")
     // Milliseconds at most as digits behind the point: what `float()` of any language reads.
     let milliseconds = UInt64(max(timeout / 1_000_000, 1))
@@ -85,8 +92,6 @@ final class AppCall: UpstreamUser {
     if rest < 10 { out.append("0") }
     out.append(decimal: rest)
     out.append("\r\n")
-    worker.driver.timers.arm(timer, after: timeout, from: startedAt)
-    return out
   }
 
   private func finishRequest(_ out: ByteBuffer, _ payload: UnsafeRawBufferPointer) {
@@ -175,7 +180,7 @@ final class AppCall: UpstreamUser {
     guard isRunning else { return false }
     self.connection = nil
     guard (200..<300).contains(head.status) else {
-      fail(appError(head.status, body))
+      fail(Self.appError(head.status, body, id: errorID))
       return true
     }
     do throws(SidecarError) { try check(head, body) } catch {
@@ -207,12 +212,13 @@ final class AppCall: UpstreamUser {
     }
   }
 
-  private func appError(_ status: Int, _ body: UnsafeRawBufferPointer) -> SidecarError {
+  /// What an answer other than 2xx means: the app's own error JSON, or its text.
+  static func appError(_ status: Int, _ body: UnsafeRawBufferPointer, id errorID: String) -> SidecarError {
     let parsed = MicroError(parsing: body)
     if parsed.isStructured { return SidecarError(upstreamText: body) }
     let text = String(decoding: body.prefix(Self.detailMax), as: UTF8.self)
     let detail =
-      text.isEmpty ? "the app answered \(status) \(HTTP1Status.reason(status).map { "\($0)" } ?? "")" : Self.trim(text)
+      text.isEmpty ? "the app answered \(status) \(HTTP1Status.reason(status).map { "\($0)" } ?? "")" : trim(text)
     var error = SidecarError(.upstreamError, detail, id: errorID)
     error.code = (400..<600).contains(status) ? status : 502
     return error

@@ -47,6 +47,11 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     return true
   }
 
+  override func recordStream(_ outcome: MetricOutcome) {
+    if outcome == .ok { endpoint?.isReal = true }
+    record(outcome)
+  }
+
   override func refused(_ refusal: FrameRefusal) {
     record(.failed(refusal.reason == .unsupportedContentType ? .unsupportedMediaType : .badRequest))
   }
@@ -84,6 +89,9 @@ final class InboundConnection: CallerConnection, AppCallOwner {
           .overloaded, "\(worker.settings.callsMax) calls are under way", id: worker.settings.serviceName))
       return
     }
+    if worker.appStreams(self.endpoint?.name ?? "") {
+      return startStream(request, endpoint, head, UnsafeRawBufferPointer(rebasing: body[request.payload]))
+    }
     let call = AppCall(worker: worker, owner: self, app: app)
     delivery = call
     let limit = worker.settings.requestTimeout
@@ -91,6 +99,21 @@ final class InboundConnection: CallerConnection, AppCallOwner {
       endpoint: endpoint, format: request.format,
       payload: UnsafeRawBufferPointer(rebasing: body[request.payload]), head: head,
       timeout: min(request.timeoutNanoseconds ?? limit, limit))
+  }
+
+  private func startStream(
+    _ request: FrameRequest, _ endpoint: UnsafeRawBufferPointer, _ head: HTTP1Head, _ payload: UnsafeRawBufferPointer
+  ) {
+    let call = StreamCall(worker: worker, target: .app(endpoint: FixedBytes(endpoint)))
+    let metadata = worker.readers.buffers.take()
+    call.metadata = metadata
+    Metadata.append(from: head, source: .framework, into: metadata)
+    if let timeout = request.timeoutNanoseconds {
+      call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)
+    }
+    let caller = FrameCaller(connection: self, call: call, opening: request, payload: payload)
+    starting = caller
+    call.start(for: caller)
   }
 
   /// The handler that every go-micro server has (wire/rpc.md §7); the sidecar answers for the app.

@@ -11,8 +11,6 @@ final class IngressConnection: CallerConnection, CallOwner {
   private(set) var form = CallerForm.path
   private var isHEAD = false
   private(set) var isHTTP10 = false
-  /// The streaming call that has not begun to answer yet.
-  private var stream: HTTPStreamCaller?
   private var proxiedType: [UInt8]?
   private var origin: [UInt8]?
 
@@ -36,10 +34,6 @@ final class IngressConnection: CallerConnection, CallOwner {
   }
 
   override func cancelAnswer() {
-    if let stream {
-      self.stream = nil
-      stream.connectionClosed()
-    }
     guard let call else { return }
     self.call = nil
     record(.failed(.cancelled))
@@ -67,7 +61,6 @@ final class IngressConnection: CallerConnection, CallOwner {
     route = nil
     proxiedType = nil
     origin = nil
-    stream = nil
     if let value = head.first(.origin), CORS.allows(value, worker.settings.corsOrigins) { origin = Array(value) }
   }
 
@@ -325,9 +318,28 @@ final class IngressConnection: CallerConnection, CallOwner {
       return nil
     }
     let caller = HTTPStreamCaller(connection: self, call: call, form: replies, isHTTP10: isHTTP10)
-    stream = caller
+    starting = caller
     call.start(for: caller)
     return caller
+  }
+
+  /// A framework caller's stream, or a call of which that is not known yet.
+  private func startFrameStream(
+    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ request: FrameRequest, _ route: Route
+  ) {
+    let call = StreamCall(
+      worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing))
+    call.assumesStream = false
+    let metadata = worker.readers.buffers.take()
+    call.metadata = metadata
+    Metadata.append(from: head, source: .framework, into: metadata)
+    if let timeout = request.timeoutNanoseconds {
+      call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)
+    }
+    let caller = FrameCaller(
+      connection: self, call: call, opening: request, payload: UnsafeRawBufferPointer(rebasing: body[request.payload]))
+    starting = caller
+    call.start(for: caller)
   }
 
   /// The same for a request that is here as a whole: lines, or one message.
@@ -353,7 +365,6 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   /// The stream failed before its reply had begun.
   func answerStream(error: SidecarError, _ call: StreamCall) {
-    stream = nil
     switch state {
     case .answering: reply(error: error)
     case .streaming:
@@ -364,10 +375,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     }
   }
 
-  func recordStream(_ outcome: MetricOutcome) {
-    stream = nil
-    record(outcome)
-  }
+  override func recordStream(_ outcome: MetricOutcome) { record(outcome) }
 
   private func appendJSON(_ body: UnsafeRawBufferPointer, to request: ByteBuffer) throws(SidecarError) {
     if body.isEmpty {
@@ -492,6 +500,11 @@ final class IngressConnection: CallerConnection, CallOwner {
     }
     guard let route = namedRoute(notes.bytes(request.service), notes.bytes(request.endpoint)) else { return }
     self.route = route
+    if route.service.hasStreams || route.service.status != .present,
+      route.service.isStream(route.endpoint.text) ?? (route.service.status != .present)
+    {
+      return startFrameStream(head, body, request, route)
+    }
     let call = worker.takeCall()
     let buffer = worker.readers.buffers.take()
     call.request = buffer

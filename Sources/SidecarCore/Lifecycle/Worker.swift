@@ -398,7 +398,7 @@ package final class Worker {
 /// it may be anything a caller made up.
 final class InboundEndpoint {
   private let service: String
-  private let name: String
+  let name: String
   private let metrics: WorkerMetrics
   private var handles: [WorkerMetrics.Handle?]
   var isReal = false {

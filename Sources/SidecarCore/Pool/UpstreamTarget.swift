@@ -54,6 +54,20 @@ package final class UpstreamTarget {
     return .dialling(connection)
   }
 
+  /// Counts a connection that a stream makes for itself; false when there are too many.
+  func reserveConnection() -> Bool {
+    guard openCount < Self.connectionsMax else { return false }
+    openCount += 1
+    worker.openUpstreams += 1
+    worker.metrics.add(.dials)
+    return true
+  }
+
+  func releaseConnection() {
+    openCount -= 1
+    worker.openUpstreams -= 1
+  }
+
   enum ConnectResult {
     case ready(UpstreamConnection)
     case dialling(UpstreamConnection)

@@ -98,12 +98,18 @@ package final class ServiceTable {
     nodes = kept
     selector.rebuild(Candidates(revision: revision, nodes: nodes.map(\.node)))
     endpoints.removeAll()
+    hasStreams = false
     for version in entry.versions {
       for endpoint in version.endpoints {
-        endpoints[endpoint.name] = endpoint.metadata["stream"] == "true" || endpoints[endpoint.name] == true
+        let isStream = endpoint.metadata["stream"] == "true" || endpoints[endpoint.name] == true
+        endpoints[endpoint.name] = isStream
+        if isStream { hasStreams = true }
       }
     }
   }
+
+  /// Some endpoint is a stream.
+  private(set) var hasStreams = false
 
   /// Whether the registries know the endpoint for a stream; nil when they do not list it. Servers of the framework go by
   /// their own table, never by what the caller sends (server/rpc_router.go @ v1.18.0).
