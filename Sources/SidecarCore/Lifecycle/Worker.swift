@@ -73,6 +73,11 @@ package final class Worker {
   var openUpstreams = 0
   /// The app behind this sidecar, where calls from the framework go.
   private(set) var app: UpstreamTarget?
+  /// The message types known at this moment; another snapshot comes through the mailbox when files change.
+  package var descriptors = Descriptors.none
+  /// The transcoder, which keeps its scratch memory.
+  let toProtobuf = JSONToProtobuf()
+  let toJSON = ProtobufToJSON()
   /// True while the app's health allows calls; the registration follows it.
   package var isAppHealthy = true {
     didSet {

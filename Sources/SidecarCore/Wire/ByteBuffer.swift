@@ -104,6 +104,12 @@ public final class ByteBuffer {
 
   public func removeAll() { count = 0 }
 
+  /// Takes bytes in that were written at `base + count` and beyond; they must be within `capacity`.
+  package func commit(to newCount: Int) {
+    precondition(newCount >= 0 && newCount <= capacity)
+    count = newCount
+  }
+
   fileprivate func spoiled() -> Bool {
     base.initializeMemory(as: UInt8.self, repeating: 0xDB, count: count)
     return true
