@@ -52,23 +52,4 @@ package enum DecimalText {
     }
     return count
   }
-
-  /// Writes the shortest digits that read back as the same number, in the form of ECMAScript and Go's encoding/json: an
-  /// exponent below 1e-6 and from 1e21 on. `target` has 32 bytes; how many were written. The number is finite.
-  package static func write(_ value: Double, to target: UnsafeMutablePointer<UInt8>) -> Int {
-    write("\(value)", to: target)
-  }
-
-  package static func write(_ value: Float, to target: UnsafeMutablePointer<UInt8>) -> Int {
-    write("\(value)", to: target)
-  }
-
-  private static func write(_ text: String, to target: UnsafeMutablePointer<UInt8>) -> Int {
-    var count = 0
-    for byte in (text.hasSuffix(".0") ? text.dropLast(2) : text[...]).utf8 {
-      target[count] = byte
-      count += 1
-    }
-    return count
-  }
 }

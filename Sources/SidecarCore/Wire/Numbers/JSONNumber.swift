@@ -86,27 +86,4 @@ package struct JSONNumber: Equatable, Sendable {
     }
     if mantissa == 0 { exponent = 0 }
   }
-
-  // MARK: Floating point
-
-  /// The nearest double, ties to even; infinite when it is too large. `text` is the number as it was read.
-  package func double(_ text: UnsafeRawBufferPointer) -> Double {
-    // Both are exact, so the quotient or product is rounded once (Clinger 1990).
-    if !isTruncated, mantissa <= 1 &<< 53, exponent.magnitude <= 22 {
-      let value = Double(mantissa)
-      let scaled =
-        exponent < 0 ? value / Self.smallPowers[-exponent] : value * Self.smallPowers[exponent]
-      return isNegative ? -scaled : scaled
-    }
-    return Double(String(decoding: text, as: UTF8.self)) ?? .nan
-  }
-
-  package func float(_ text: UnsafeRawBufferPointer) -> Float {
-    Float(String(decoding: text, as: UTF8.self)) ?? .nan
-  }
-
-  private static let smallPowers: [Double] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
-    1e21, 1e22,
-  ]
 }
