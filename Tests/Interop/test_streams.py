@@ -9,7 +9,7 @@ import time
 
 from gomicro import App, Client, Connection, Node, NodeError, header
 from gomicro_streams import ClientStream, StreamEnded, StreamNode, count_down, echo
-from sidecar import BlackBox, eventually, service
+from sidecar import LONG, BlackBox, eventually, service
 
 HELLO = "go.micro.srv.hello"
 STREAM = {"stream": "true"}
@@ -210,6 +210,34 @@ class Outbound(BlackBox):
         for _ in range(200):
             self.assertEqual(len(lines.line()["data"]), 60000)
         eventually(lambda: sent[0] > seen, what="the writer going on")
+
+
+    def test_a_great_deal_through_a_small_window(self):
+        """1 GiB with MICRO_TEST_LONG=1, else 64 MiB, to a caller whose socket takes 64 KiB at a time."""
+        total = (1 << 30) if LONG else (64 << 20)
+        size = 60_000
+        block = {"data": "x" * size}
+
+        def send(stream):
+            for _ in range(total // size):
+                stream.send(block)
+
+        _, sidecar = self.begin(send, "Data.Send")
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)  # the kernel doubles it
+        sock.settimeout(30)
+        sock.connect(("127.0.0.1", sidecar.port))
+        connection = Connection(sock)
+        connection.send(b"GET /hello/data/send HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
+        connection.until(b"\r\n\r\n")
+        before, received, most = sidecar.resident_kilobytes(), 0, 0
+        while (length := int(connection.until(b"\r\n"), 16)) > 0:
+            received += len(connection.exactly(length))
+            connection.exactly(2)
+            most = max(most, sidecar.resident_kilobytes())
+        self.assertGreaterEqual(received, total // size * size)
+        self.assertLess(most - before, 4000)
+        print("        %d MiB through 64 KiB: at most %.1f MB more" % (received >> 20, (most - before) / 1000))
 
 
 class Frames(BlackBox):

@@ -38,6 +38,7 @@ final class FrameCaller: StreamCaller, ConnectionStream {
     self.opening = opening
     worker = connection.worker
     call.replyFormat = opening.format
+    call.audience = opening.dialect == .micro ? .framework : .oldFramework
     let first = worker.readers.buffers.take()
     first.append(payload)
     self.first = first

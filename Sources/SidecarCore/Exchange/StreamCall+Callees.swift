@@ -24,14 +24,22 @@ extension StreamCall {
     }
   }
 
-  /// Which of a method's two messages is meant.
-  enum Direction { case request, reply }
-
-  /// Writes `message` in another format. Errors: the caller's fault for requests, the callee's for replies.
+  /// Writes `message` in another format. Errors: no descriptor; a message that is not of its type.
   func translate(
-    _ message: UnsafeRawBufferPointer, _ format: PayloadFormat, to wanted: PayloadFormat, _ direction: Direction,
-    into out: ByteBuffer
+    _ message: UnsafeRawBufferPointer, _ format: PayloadFormat, to wanted: PayloadFormat,
+    _ direction: MessageDirection, into out: ByteBuffer
   ) throws(SidecarError) {
-    throw SidecarError(.unsupportedMediaType, "no descriptor says how \(endpoint.text) is translated")
+    let service = serviceName
+    guard format != .bytes, wanted != .bytes, let method = try worker.translator.method(service.span, endpoint.span)
+    else { throw MessageTranslator.missing(service.text, endpoint.text) }
+    try worker.translator.translate(
+      message, to: wanted, method, direction, for: direction == .reply ? audience : .people, into: out)
+  }
+
+  private var serviceName: FixedBytes {
+    switch target {
+    case .service(let service, _, _): service.nameBytes
+    case .app: worker.settings.fromService
+    }
   }
 }

@@ -36,6 +36,8 @@ final class StreamCall: ResolutionWaiter {
   var metadata: ByteBuffer?
   /// What the caller wants to hear.
   var replyFormat = PayloadFormat.json
+  /// Who reads the replies, where they are JSON made of protobuf.
+  var audience = JSONAudience.people
   /// When the call ends whatever happens; `.distantFuture`: never by time.
   var deadline = Instant.distantFuture
   /// The endpoint is a stream unless the registry or a descriptor says otherwise; false for callers whose protocol does

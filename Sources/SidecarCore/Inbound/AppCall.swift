@@ -20,6 +20,10 @@ final class AppCall: UpstreamUser {
   private var connection: UpstreamConnection?
   private var request: ByteBuffer?
   private var format = PayloadFormat.json
+  /// What the app is asked in, and the types of the call when that is another format than the caller's.
+  private var appFormat = PayloadFormat.json
+  private var method: ProtoMethod?
+  private var translated: ByteBuffer?
   private var isRunning = false
   private var freshOnly = false
   private var startedAt = Instant(nanoseconds: 0)
@@ -38,7 +42,7 @@ final class AppCall: UpstreamUser {
     endpoint: UnsafeRawBufferPointer, format: PayloadFormat, payload: UnsafeRawBufferPointer, head: HTTP1Head,
     timeout: Int64
   ) {
-    let out = startRequest(endpoint, format, timeout)
+    guard let out = startRequest(endpoint, format, payload, timeout) else { return }
     Metadata.append(from: head, source: .framework, into: out)
     if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
       HTTP1Writer.field("Micro-From-Service", from, to: out)
@@ -51,18 +55,19 @@ final class AppCall: UpstreamUser {
     endpoint: UnsafeRawBufferPointer, format: PayloadFormat, payload: UnsafeRawBufferPointer,
     metadata: UnsafeRawBufferPointer, timeout: Int64
   ) {
-    let out = startRequest(endpoint, format, timeout)
+    guard let out = startRequest(endpoint, format, payload, timeout) else { return }
     out.append(metadata)
     finishRequest(out, payload)
   }
 
   private func startRequest(
-    _ endpoint: UnsafeRawBufferPointer, _ format: PayloadFormat, _ timeout: Int64
-  ) -> ByteBuffer {
+    _ endpoint: UnsafeRawBufferPointer, _ format: PayloadFormat, _ payload: UnsafeRawBufferPointer, _ timeout: Int64
+  ) -> ByteBuffer? {
     isRunning = true
     self.format = format
     startedAt = worker.driver.now
     worker.callsInFlight += 1
+    guard translateRequest(endpoint, payload) else { return nil }
     let out = worker.readers.buffers.take()
     request = out
     out.append("POST ")
@@ -70,7 +75,7 @@ final class AppCall: UpstreamUser {
     out.append(" HTTP/1.1\r\n")
     HTTP1Writer.field("Host", app.hostHeader.span, to: out)
     out.append("Content-Type: ")
-    switch format {
+    switch appFormat {
     case .json: out.append("application/json\r\nAccept: application/json\r\n")
     case .protobuf: out.append("application/protobuf\r\nAccept: application/protobuf\r\n")
     case .bytes: out.append("application/octet-stream\r\n")
@@ -95,10 +100,13 @@ final class AppCall: UpstreamUser {
   }
 
   private func finishRequest(_ out: ByteBuffer, _ payload: UnsafeRawBufferPointer) {
-    let body = payload.isEmpty && format == .json ? emptyObject : payload
+    var body = translated?.bytes ?? payload
+    if body.isEmpty, appFormat == .json { body = emptyObject }
     HTTP1Writer.contentLength(body.count, to: out)
     HTTP1Writer.endHead(to: out)
     out.append(body)
+    if let translated { worker.readers.buffers.give(translated) }
+    translated = nil
     connect()
   }
 
@@ -160,8 +168,11 @@ final class AppCall: UpstreamUser {
       self.connection = nil
       connection.abandon()
     }
-    if let request { worker.readers.buffers.give(request) }
+    for buffer in [request, translated] {
+      if let buffer { worker.readers.buffers.give(buffer) }
+    }
     request = nil
+    translated = nil
   }
 
   private func fail(_ error: SidecarError) {
@@ -188,8 +199,49 @@ final class AppCall: UpstreamUser {
       return true
     }
     finish()
-    owner?.delivered(body)
+    deliver(body, head)
     return true
+  }
+
+  /// Gives the reply to the owner in the format of the call.
+  private func deliver(_ body: UnsafeRawBufferPointer, _ head: HTTP1Head) {
+    guard let method, Self.isJSON(head) || body.isEmpty else {
+      owner?.delivered(body)
+      return
+    }
+    let out = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(out) }
+    do throws(SidecarError) {
+      try worker.translator.translate(body, to: format, method, .reply, for: .framework, into: out)
+      owner?.delivered(out.bytes)
+    } catch {
+      var error = error
+      error.id = errorID
+      owner?.failed(error)
+    }
+  }
+
+  private static func isJSON(_ head: HTTP1Head) -> Bool {
+    head.first(.contentType).map { ASCIIText.hasPrefixIgnoringCase($0, "application/json") } ?? false
+  }
+
+  /// An app over HTTP speaks JSON: a protobuf call whose types are known is translated for it. False: it failed, and the
+  /// owner hears of it in a later turn.
+  private func translateRequest(_ endpoint: UnsafeRawBufferPointer, _ payload: UnsafeRawBufferPointer) -> Bool {
+    appFormat = format
+    guard format == .protobuf else { return true }
+    do throws(SidecarError) {
+      guard let found = try worker.translator.method(worker.settings.fromService.span, endpoint) else { return true }
+      let out = worker.readers.buffers.take()
+      translated = out
+      try worker.translator.translate(payload, to: .json, found, .request, for: .people, into: out)
+      method = found
+      appFormat = .json
+      return true
+    } catch {
+      worker.driver.later { [self] in fail(error) }
+      return false
+    }
   }
 
   /// The app must answer in the form it was asked in: nothing here can translate.
@@ -201,12 +253,11 @@ final class AppCall: UpstreamUser {
         throw SidecarError(.badUpstreamReply, "the app's reply is not JSON: \(error)", id: errorID)
       }
     case .protobuf:
-      guard let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "application/json") else {
-        return
-      }
+      guard Self.isJSON(head), method == nil else { return }
       throw SidecarError(
         .badUpstreamReply,
-        "the app answered with JSON to a protobuf call; it must answer in the content type it was asked in", id: errorID
+        "the app answered with JSON to a protobuf call, and no descriptor says how that is translated: answer with "
+          + "protobuf, or name a FileDescriptorSet in MICRO_DESCRIPTORS", id: errorID
       )
     case .bytes: break
     }

@@ -56,6 +56,8 @@ package final class Worker {
   /// Services that are not `.present`: being looked up, or remembered as absent.
   private(set) var unknownServices = 0
   var routes: ByteKeyedCache<Route>
+  /// JSON ⇄ protobuf, by the descriptors known now.
+  package let translator: MessageTranslator
   private var inboundEndpoints: ByteKeyedCache<InboundEndpoint>
   var inboundRequests: UInt64 = 0
   var inboundErrors: UInt64 = 0
@@ -103,6 +105,7 @@ package final class Worker {
     self.control = control
     metrics = WorkerMetrics()
     routes = ByteKeyedCache(capacity: 4096, seed: driver.random.next())
+    translator = MessageTranslator(seed: driver.random.next())
     inboundEndpoints = ByteKeyedCache(capacity: 256, seed: driver.random.next())
     unroutedHandle = metrics.handle(MetricSeries(.out, dialect: "http", route: "other"))
     inboundHandle = metrics.handle(MetricSeries(.in, dialect: "mucp", route: "other"))
