@@ -301,6 +301,13 @@ final class AppCall: UpstreamUser {
       fail(SidecarError(.upstreamReset, "the app at \(where_): \(why)", id: errorID))
     case .malformed(let error):
       fail(SidecarError(.badUpstreamReply, "the app's reply cannot be read: \(error)", id: errorID))
+    case .refused(let why):
+      fail(SidecarError(.overloaded, "the app at \(where_) does not take the call: \(why)", id: errorID))
+    case .streamReset(let reset):
+      let why = String(decoding: reset.message, as: UTF8.self)
+      var error = SidecarError(.upstreamReset, "the app at \(where_): \(why)", id: errorID)
+      error.grpc = reset
+      fail(error)
     }
   }
 }

@@ -18,6 +18,14 @@ package final class UpstreamTarget {
   package internal(set) var inFlight = 0
   /// No new calls come here; connections close as they fall idle.
   private(set) var isRetired = false
+  /// The connections that many calls share, for an address that speaks HTTP/2; made when first asked for.
+  var http2: HTTP2Upstream {
+    if let madeHTTP2 { return madeHTTP2 }
+    let made = HTTP2Upstream(target: self)
+    madeHTTP2 = made
+    return made
+  }
+  private var madeHTTP2: HTTP2Upstream?
   private var resolved: (addresses: [SocketAddress], at: Instant)?
 
   /// How long a looked-up host name is used, in nanoseconds.
@@ -99,6 +107,7 @@ package final class UpstreamTarget {
 
   /// Closes what has been idle for longer than the setting allows.
   func sweep(_ now: Instant) {
+    madeHTTP2?.sweep(now)
     let limit = worker.settings.upstreamIdleTimeout
     var count = 0
     while count < idle.count, now.nanoseconds(since: idle[count].idleSince) >= limit { count += 1 }
@@ -111,6 +120,7 @@ package final class UpstreamTarget {
 
   func retire() {
     isRetired = true
+    madeHTTP2?.retire()
     let old = idle
     idle.removeAll()
     worker.idleUpstreams -= old.count
@@ -162,6 +172,10 @@ enum UpstreamFailure {
   case brokeInReply(String)
   /// The reply breaks a rule of HTTP.
   case malformed(WireError)
+  /// The peer has said that it did not begin to work on it (HTTP/2's REFUSED_STREAM, or GOAWAY).
+  case refused(String)
+  /// The peer gave up this one exchange of many on a connection (HTTP/2's RST_STREAM).
+  case streamReset(GRPCFailure)
 }
 
 /// Who uses a connection for one exchange. Called on the worker's loop.
