@@ -20,6 +20,8 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.exceptions
+import h2.settings
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, json_format, message_factory
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -103,7 +105,14 @@ CODES = {
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
-REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 500: "Internal Server Error"}
+REASONS = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    409: "Conflict",
+    500: "Internal Server Error",
+}
 
 # --- the handlers --------------------------------------------------------------------------------------------------
 
@@ -379,17 +388,16 @@ class RawPeer:
         self.lock = threading.RLock()
         self.heads, self.bodies = {}, {}
         self.acknowledges = True
+        self.waiting = {}  # what the peer's windows do not let go yet, by stream
 
     def run(self):
+        codes = h2.settings.SettingCodes
+        first = {codes.MAX_CONCURRENT_STREAMS: self.node.streams_max, codes.INITIAL_WINDOW_SIZE: self.node.window}
         with self.lock:
+            self.h2.local_settings = h2.settings.Settings(
+                client=False, initial_values={code: value for code, value in first.items() if value is not None}
+            )
             self.h2.initiate_connection()
-            settings = {}
-            if self.node.streams_max is not None:
-                settings[h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS] = self.node.streams_max
-            if self.node.window is not None:
-                settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE] = self.node.window
-            if settings:
-                self.h2.update_settings(settings)
             self.flush()
         try:
             while True:
@@ -398,6 +406,8 @@ class RawPeer:
                     return
                 with self.lock:
                     events = self.h2.receive_data(data)
+                    for stream in list(self.waiting):
+                        self.send(stream)
                     self.flush()
                 for event in events:
                     self.happened(event)
@@ -445,16 +455,37 @@ class RawPeer:
             self.flush()
 
     def message(self, stream, payload, flag=0):
+        self.data(stream, bytes([flag]) + struct.pack(">I", len(payload)) + payload)
+
+    def data(self, stream, data):
         with self.lock:
-            self.h2.send_data(stream, bytes([flag]) + struct.pack(">I", len(payload)) + payload)
+            self.waiting.setdefault(stream, []).append(data)
+            self.send(stream)
             self.flush()
 
+    def send(self, stream):
+        """As much of what waits as the windows allow; trailers are a list of fields."""
+        queue = self.waiting[stream]
+        try:
+            while queue:
+                if isinstance(queue[0], list):
+                    self.h2.send_headers(stream, queue.pop(0), end_stream=True)
+                    self.ended()
+                    continue
+                room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
+                if room <= 0:
+                    return
+                self.h2.send_data(stream, queue[0][:room])
+                queue[0] = queue[0][room:]
+                if not queue[0]:
+                    queue.pop(0)
+        except (h2.exceptions.StreamClosedError, h2.exceptions.ProtocolError):
+            pass  # the caller has left
+        del self.waiting[stream]
+
     def end(self, stream, status=0, message=None, trailers=()):
-        with self.lock:
-            found = [("grpc-status", str(status))] + ([("grpc-message", message)] if message else []) + list(trailers)
-            self.h2.send_headers(stream, found, end_stream=True)
-            self.flush()
-        self.ended()
+        found = [("grpc-status", str(status))] + ([("grpc-message", message)] if message else []) + list(trailers)
+        self.data(stream, found)
 
     def reply(self, stream, payload, headers=(), trailers=()):
         self.begin(stream, headers)

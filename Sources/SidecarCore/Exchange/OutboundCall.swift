@@ -48,10 +48,16 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   private(set) var node: NodeState?
   private(set) var startedAt = Instant(nanoseconds: 0)
 
-  private unowned(unsafe) let worker: Worker
+  unowned(unsafe) let worker: Worker
   private var owner: (any CallOwner)?
   private var state = State.idle
   private var connection: UpstreamConnection?
+  /// Instead of `connection`, at a node that speaks gRPC.
+  var stream: GRPCClientStream?
+  /// The reply's message, until its end is here.
+  var streamReply: ByteBuffer?
+  /// What the payload was sent as to a node that speaks gRPC.
+  var streamFormat = PayloadFormat.protobuf
   private var codec = FrameCodec.json
   private var picker = NodePicker()
   private var attemptStarted = Instant(nanoseconds: 0)
@@ -59,6 +65,9 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   /// Some node may have worked on the call already.
   private var mayHaveRun = false
   private var freshOnly = false
+  /// Attempts whose node said that it had not begun to work on the call.
+  private var unbegun = 0
+  private static let unbegunMax = 4
   /// Attempts spent on repeating work, as `DataPathSettings.retries` counts them.
   private var repeats = 0
   /// Counts the calls this object has been, so that what was put off for one does not end the next.
@@ -76,6 +85,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     startedAt = worker.driver.now
     attempts = 0
     repeats = 0
+    unbegun = 0
     picker.reset()
     mayHaveRun = false
     freshOnly = false
@@ -203,6 +213,15 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
       leaveNode()
       connection.abandon()
     }
+    if let stream {
+      self.stream = nil
+      leaveNode()
+      stream.abandon()
+    }
+    if let streamReply {
+      worker.readers.buffers.give(streamReply)
+      self.streamReply = nil
+    }
     worker.callsInFlight -= 1
     if let request {
       worker.readers.buffers.give(request)
@@ -228,6 +247,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     attempts += 1
     attemptStarted = now
     if attempts > 1 { worker.metrics.add(.retries) }
+    if node?.dialect.isGRPC == true { return attemptGRPC(target) }
     switch target.connect(self, fresh: freshOnly) {
     case .ready(let connection):
       self.connection = connection
@@ -282,7 +302,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   }
 
   private func mark(_ outcome: CallOutcome) {
-    guard let service, connection != nil else { return }
+    guard let service, connection != nil || stream != nil else { return }
     picker.mark(service, outcome, worker)
   }
 
@@ -324,53 +344,109 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     }
   }
 
-  private func badReply(_ why: String) -> SidecarError {
+  func badReply(_ why: String) -> SidecarError {
     let who = node.map { "\($0.node.id) at \($0.node.address)" } ?? "the node"
     return SidecarError(.badUpstreamReply, "\(who) sent a reply that cannot be read: \(why)")
   }
 
   func upstreamFailed(_ connection: UpstreamConnection, _ failure: UpstreamFailure) {
     guard state == .attempting, connection === self.connection else { return }
-    let address = connection.target.hostHeader.text
+    failed(failure, at: connection.target)
+  }
+
+  /// The attempt at hand has come to nothing.
+  func failed(_ failure: UpstreamFailure, at target: UpstreamTarget) {
+    let address = target.hostHeader.text
+    if case .connectFailed = failure { mark(.connectFailed) } else { mark(.broken) }
+    connection = nil
+    stream = nil
+    leaveNode()
     switch failure {
     case .connectFailed(let why):
-      mark(.connectFailed)
-      self.connection = nil
-      leaveNode()
       lastFailure = "dial \(address): \(why)"
       if let node, let service {
         // Nothing was sent, so every other node may be tried, within the deadline.
         if picker.refused(node, of: service, worker) { return attempt() }
       }
       end(attemptsFailed())
+    case .refused(let why):
+      // Nobody has worked on it: the same again, at another node if there is one.
+      lastFailure = "\(address): \(why)"
+      unbegun += 1
+      picker.brokeOff()
+      if unbegun < Self.unbegunMax { return attempt() }
+      end(attemptsFailed())
     case .brokeBeforeReply(let wasReused, let why):
-      mark(.broken)
-      self.connection = nil
-      leaveNode()
       lastFailure = "\(address): \(why)"
       mayHaveRun = true
       // A peer may close an idle connection at any time; what was sent on it was most likely never read.
-      if wasReused {
+      if wasReused, !freshOnly {
         freshOnly = true
         return attempt()
       }
-      if isIdempotent, repeats < worker.settings.retries {
-        repeats += 1
-        freshOnly = true
-        picker.brokeOff()
-        return attempt()
-      }
-      end(.upstreamReset("\(address) closed the connection before replying: \(why)"))
-    case .brokeInReply(let why):
-      mark(.broken)
-      self.connection = nil
-      leaveNode()
-      end(.upstreamReset("\(address): \(why)"))
-    case .malformed(let error):
-      mark(.broken)
-      self.connection = nil
-      leaveNode()
-      end(badReply(error.description))
+      if !repeatsIdempotent() { end(.upstreamReset("\(address) closed the connection before replying: \(why)")) }
+    case .streamReset(let reset):
+      lastFailure = "\(address): \(String(decoding: reset.message, as: UTF8.self))"
+      mayHaveRun = true
+      if repeatsIdempotent() { return }
+      var error = SidecarError.upstreamReset(lastFailure)
+      error.grpc = reset
+      end(error)
+    case .brokeInReply(let why): end(.upstreamReset("\(address): \(why)"))
+    case .malformed(let error): end(badReply(error.description))
     }
   }
+
+  /// Makes another attempt at a call that may have run already, if it may be repeated.
+  private func repeatsIdempotent() -> Bool {
+    guard isIdempotent, repeats < worker.settings.retries else { return false }
+    repeats += 1
+    freshOnly = true
+    picker.brokeOff()
+    attempt()
+    return true
+  }
+
+  // MARK: gRPC
+
+  private func attemptGRPC(_ target: UpstreamTarget) {
+    let stream = GRPCClientStream(worker: worker, target: target, user: self)
+    switch stream.open() {
+    case .ready:
+      self.stream = stream
+      target.inFlight += 1
+      grpcReady(stream)
+    case .waiting:
+      self.stream = stream
+      target.inFlight += 1
+    case .full(let why): end(later: SidecarError(.overloaded, why))
+    }
+  }
+
+  /// A gRPC node's reply is whole.
+  func succeeded(_ payload: UnsafeRawBufferPointer, _ format: PayloadFormat) {
+    mark(.success(latency: worker.driver.now.nanoseconds(since: attemptStarted)))
+    stream = nil
+    leaveNode()
+    let owner = owner
+    let reply = streamReply
+    streamReply = nil
+    self.owner = nil
+    finish()
+    owner?.callReplied(self, payload, format: format)
+    if let reply { worker.readers.buffers.give(reply) }
+    worker.recycle(self)
+  }
+
+  /// A gRPC node has answered with an error.
+  func failed(_ error: SidecarError) {
+    let latency = worker.driver.now.nanoseconds(since: attemptStarted)
+    mark(error.code >= 500 ? .failure(latency: latency) : .success(latency: latency))
+    stream = nil
+    leaveNode()
+    end(error)
+  }
+
+  /// Fails a call inside an attempt, for a reason that no other node would change.
+  func giveUp(_ error: SidecarError) { end(later: error) }
 }

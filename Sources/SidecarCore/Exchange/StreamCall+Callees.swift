@@ -8,12 +8,13 @@ extension StreamCall {
     case .service(let service, let endpoint, _):
       if !service.nodes.isEmpty, service.nodes.allSatisfy({ $0.dialect.isGRPC }) { return false }
       return !(service.isStream(endpoint.text) ?? assumesStream)
-    case .app(let endpoint): return !worker.appStreams(endpoint.text)
+    case .app(let endpoint): return worker.settings.appProtocol != .grpc && !worker.appStreams(endpoint.text)
     }
   }
 
   /// Makes the callee for the node picked, or for the app. It starts to connect and reports from a later turn.
   func makeCallee() throws(SidecarError) -> any StreamCallee {
+    if let callee = makeGRPCCallee() { return callee }
     switch target {
     case .service(let service, _, let routing):
       guard let node else { throw service.noNodeError }

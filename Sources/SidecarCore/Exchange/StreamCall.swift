@@ -40,6 +40,8 @@ final class StreamCall: ResolutionWaiter {
   var audience = JSONAudience.people
   /// When the call ends whatever happens; `.distantFuture`: never by time.
   var deadline = Instant.distantFuture
+  /// gRPC's `:path` as a gRPC caller wrote it: the way to an app that speaks gRPC, where no descriptor tells its package.
+  var path: FixedBytes?
   /// The endpoint is a stream unless the registry or a descriptor says otherwise; false for callers whose protocol does
   /// not tell (gRPC).
   var assumesStream = true
@@ -77,6 +79,14 @@ final class StreamCall: ResolutionWaiter {
   }
 
   var isOver: Bool { state == .over }
+
+  /// The service called, for words about it.
+  var serviceName: String {
+    switch target {
+    case .service(let service, _, _): service.name
+    case .app: worker.settings.serviceName ?? "the app"
+    }
+  }
 
   private var service: ServiceTable? {
     if case .service(let service, _, _) = target { return service }

@@ -10,7 +10,7 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
   private var message: ByteBuffer?
   private var format = PayloadFormat.json
   private var outbound: OutboundCall?
-  private var delivery: AppCall?
+  private var delivery: (any AppDelivery)?
   private var isOver = false
 
   init(_ call: StreamCall) {
@@ -61,7 +61,7 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
       outbound.start(for: self)
     case .app(let endpoint):
       guard let app = worker.app else { return fail(.noApp(worker.settings.serviceName)) }
-      let delivery = AppCall(worker: worker, owner: self, app: app)
+      let delivery = worker.makeDelivery(to: app, for: self)
       self.delivery = delivery
       delivery.start(
         endpoint: endpoint.span, format: message == nil ? call.replyFormat : format, payload: payload,

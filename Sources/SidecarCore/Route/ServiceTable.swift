@@ -46,7 +46,7 @@ package final class ServiceTable {
   package let name: ServiceName
   package let nameBytes: FixedBytes
   package internal(set) var status = Status.resolving
-  /// Only nodes that can be called over the HTTP transport; an index here is a selector's index.
+  /// Only nodes that can be called, by HTTP frames or by gRPC; an index here is a selector's index.
   package private(set) var nodes: [NodeState] = []
   /// Nodes left out because they speak another transport or dialect.
   package private(set) var uncallable: [Node] = []
@@ -86,7 +86,7 @@ package final class ServiceTable {
       let state = NodeState(catalogNode, worker: worker)
       if case .opaque = catalogNode.target {
         uncallable.append(catalogNode.node)
-      } else if !state.dialect.speaksHTTPFrames {
+      } else if state.dialect.otherTransport != nil {
         uncallable.append(catalogNode.node)
       } else {
         kept.append(state)

@@ -1,0 +1,158 @@
+// The answering end of a stream that speaks gRPC: a node of a service, or the app. Each message is one of gRPC's; metadata
+// of the answer and trailers go on, since gRPC servers send only their own.
+//
+//   connecting ─▶ open ── trailers, reset, broken ──▶ over
+//
+// The head is sent as soon as there is a connection, for servers that speak first. So the format is chosen then, by what
+// the caller wants to hear, and not by its first message.
+
+final class GRPCCallee: StreamCallee, GRPCClientUser {
+  private unowned let call: StreamCall
+  private let worker: Worker
+  private let isApp: Bool
+  private let path: FixedBytes
+  private let sentFormat: PayloadFormat
+  private var stream: GRPCClientStream?
+  private var isOpen = false
+
+  /// Starts to connect. `path`: gRPC's.
+  init(_ call: StreamCall, target: UpstreamTarget, path: FixedBytes, format: PayloadFormat, isApp: Bool) {
+    self.call = call
+    worker = call.worker
+    self.path = path
+    sentFormat = format
+    self.isApp = isApp
+    let stream = GRPCClientStream(worker: worker, target: target, user: self)
+    self.stream = stream
+    switch stream.open() {
+    case .waiting: break
+    case .ready:
+      worker.driver.later { [self] in
+        if let stream = self.stream { grpcReady(stream) }
+      }
+    case .full(let why):
+      self.stream = nil
+      worker.driver.later { [weak self] in
+        guard let self, !isOver else { return }
+        isOver = true
+        self.call.calleeEnded(SidecarError(.overloaded, why, id: errorID))
+      }
+    }
+  }
+
+  private var isOver = false
+  private var errorID: String? { isApp ? worker.settings.serviceName : nil }
+
+  // MARK: StreamCallee
+
+  func format(for caller: PayloadFormat) -> PayloadFormat { sentFormat }
+
+  func send(_ message: UnsafeRawBufferPointer) -> WriteState { stream?.send(message) ?? .closed }
+
+  func finishSending() { stream?.finishSending() }
+
+  func resumeReplies() { stream?.resume() }
+
+  func abandon() {
+    isOver = true
+    stream?.abandon()
+    stream = nil
+  }
+
+  // MARK: GRPCClientUser
+
+  func grpcReady(_ stream: GRPCClientStream) {
+    guard !isOver, !isOpen else { return }
+    let timeout = call.deadline == .distantFuture ? nil : max(call.deadline.nanoseconds(since: worker.driver.now), 1)
+    stream.begin(path: path.span, format: sentFormat, timeout: timeout, metadata: call.metadata?.bytes ?? .none) {
+      // An app gets what any gRPC client would send; a node what a client of the framework would.
+      if !isApp { GRPCNaming.appendFramework(to: $0, format: sentFormat, timeout: timeout, from: worker.settings) }
+    }
+    isOpen = true
+    call.calleeConnected()
+  }
+
+  func grpcAnswered(_ stream: GRPCClientStream, _ fields: HTTP2Fields) {
+    let metadata = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(metadata) }
+    GRPCMetadata.append(from: fields, source: .framework, into: metadata)
+    call.calleeAnswered(metadata: metadata.bytes)
+  }
+
+  func grpcReceived(_ stream: GRPCClientStream, _ message: UnsafeRawBufferPointer) -> WriteState {
+    call.calleeSent(message, sentFormat)
+  }
+
+  func grpcDrained(_ stream: GRPCClientStream) { call.calleeDrained() }
+
+  func grpcEnded(_ stream: GRPCClientStream, _ failure: GRPCFailure?, trailers: UnsafeRawBufferPointer) {
+    guard !isOver else { return }
+    isOver = true
+    self.stream = nil
+    call.calleeEnded(failure.map { explained($0) }, trailers: trailers)
+  }
+
+  private func explained(_ failure: GRPCFailure) -> SidecarError {
+    let error = SidecarError(failure)
+    guard sentFormat == .json, GRPCNaming.mayLackJSON(failure, error) else { return error }
+    return GRPCNaming.withoutJSON(error, service: call.serviceName, endpoint: call.endpoint.text)
+  }
+
+  func grpcFailed(_ stream: GRPCClientStream, _ failure: UpstreamFailure) {
+    guard !isOver else { return }
+    isOver = true
+    self.stream = nil
+    let address = stream.target.hostHeader.text
+    let who = isApp ? "the app at \(address)" : address
+    switch failure {
+    case .connectFailed(let why):
+      return call.calleeRefused(isApp ? "\(who) cannot be reached: \(why)" : why)
+    case .refused(let why):
+      call.calleeEnded(SidecarError(.connectFailed, "\(who) did not take the call: \(why)", id: errorID))
+    case .streamReset(let reset):
+      let why = String(decoding: reset.message, as: UTF8.self)
+      var error = SidecarError(.upstreamReset, "\(who): \(why)", id: errorID)
+      error.grpc = reset
+      call.calleeEnded(error)
+    case .brokeBeforeReply(_, let why), .brokeInReply(let why):
+      call.calleeEnded(SidecarError(.upstreamReset, "\(who): \(why)", id: errorID))
+    case .malformed(let error):
+      call.calleeEnded(SidecarError(.badUpstreamReply, "\(who): \(error)", id: errorID))
+    }
+  }
+}
+
+extension StreamCall {
+  /// The end of a node, or of an app, that speaks gRPC; nil for all others.
+  func makeGRPCCallee() -> GRPCCallee? {
+    switch target {
+    case .service(let service, let endpoint, _):
+      guard let node, node.dialect.isGRPC else { return nil }
+      return GRPCCallee(
+        self, target: node.target, path: GRPCNaming.servicePath(service.nameBytes.span, endpoint.span),
+        format: replyFormat, isApp: false)
+    case .app(let endpoint):
+      guard worker.settings.appProtocol == .grpc, let app = worker.app else { return nil }
+      return GRPCCallee(
+        self, target: app, path: worker.appPath(endpoint.span, calledAs: path), format: replyFormat, isApp: true)
+    }
+  }
+}
+
+extension Worker {
+  /// gRPC's path of one of the app's endpoints: as its descriptors have it, else as a gRPC caller wrote it, else without a
+  /// package.
+  func appPath(_ endpoint: UnsafeRawBufferPointer, calledAs path: FixedBytes?) -> FixedBytes {
+    if let known = inboundEndpoint(endpoint).path { return known }
+    return path ?? GRPCNaming.servicePath(.none, endpoint)
+  }
+}
+
+extension GRPCNaming {
+  /// `/service.Handler/Method`, kept.
+  static func servicePath(_ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer) -> FixedBytes {
+    var path = FixedBytes.empty
+    withServicePath(service, endpoint, ByteBuffer(capacity: 128)) { path = FixedBytes($0) }
+    return path
+  }
+}
