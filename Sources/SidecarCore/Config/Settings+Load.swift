@@ -255,11 +255,6 @@ private struct SettingsLoader {
         source(of: "MICRO_SIDECAR_COMPAT"),
         "strict is not in this version; fixed answers 404, 415 and 503 where the 2018 sidecar said 500")
     }
-    if settings.appProtocol != .http {
-      fail(
-        source(of: "MICRO_APP_PROTOCOL"),
-        "\(settings.appProtocol.rawValue) is not in this version; the app has to answer HTTP with JSON")
-    }
     for text in settings.appStreams where AppStream(text) == nil {
       fail(
         source(of: "MICRO_APP_STREAMS"),

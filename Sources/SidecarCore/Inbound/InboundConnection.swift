@@ -10,7 +10,7 @@ final class InboundConnection: CallerConnection, AppCallOwner {
   /// them is surprised by its end.
   private static let idleTimeoutMin: Int64 = 75_000_000_000
 
-  private var delivery: AppCall?
+  private var delivery: (any AppDelivery)?
   private var endpoint: InboundEndpoint?
 
   // MARK: CallerConnection
@@ -92,13 +92,22 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     if worker.appStreams(self.endpoint?.name ?? "") {
       return startStream(request, endpoint, head, UnsafeRawBufferPointer(rebasing: body[request.payload]))
     }
-    let call = AppCall(worker: worker, owner: self, app: app)
-    delivery = call
     let limit = worker.settings.requestTimeout
-    call.start(
-      endpoint: endpoint, format: request.format,
-      payload: UnsafeRawBufferPointer(rebasing: body[request.payload]), head: head,
-      timeout: min(request.timeoutNanoseconds ?? limit, limit))
+    let timeout = min(request.timeoutNanoseconds ?? limit, limit)
+    let payload = UnsafeRawBufferPointer(rebasing: body[request.payload])
+    let delivery = worker.makeDelivery(to: app, for: self)
+    self.delivery = delivery
+    if let call = delivery as? AppCall {
+      return call.start(endpoint: endpoint, format: request.format, payload: payload, head: head, timeout: timeout)
+    }
+    let metadata = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(metadata) }
+    Metadata.append(from: head, source: .framework, into: metadata)
+    if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
+      HTTP1Writer.field("Micro-From-Service", from, to: metadata)
+    }
+    delivery.start(
+      endpoint: endpoint, format: request.format, payload: payload, metadata: metadata.bytes, timeout: timeout)
   }
 
   private func startStream(

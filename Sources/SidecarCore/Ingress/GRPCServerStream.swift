@@ -104,7 +104,9 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
         .appUnavailable, "no app is configured behind this sidecar; set MICRO_APP_ADDRESS",
         id: worker.settings.serviceName)
     }
-    start(StreamCall(worker: worker, target: .app(endpoint: FixedBytes(endpoint))), head, .framework, deadline)
+    let call = StreamCall(worker: worker, target: .app(endpoint: FixedBytes(endpoint)))
+    if worker.settings.appProtocol == .grpc { call.path = FixedBytes(path) }
+    start(call, head, .framework, deadline)
   }
 
   private func start(_ call: StreamCall, _ head: HTTP2Fields, _ source: Metadata.Source, _ deadline: Instant) {

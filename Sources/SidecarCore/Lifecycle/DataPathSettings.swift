@@ -32,6 +32,7 @@ package struct DataPathSettings: Sendable {
   // The app behind this sidecar.
   package var serviceName: ServiceName?
   package var appTarget: DialTarget?
+  package var appProtocol = AppProtocol.http
   package var appHost = FixedBytes.empty
   /// The app's endpoints that are streams, by name.
   package var appStreams: [String: AppStream] = [:]
@@ -59,6 +60,7 @@ package struct DataPathSettings: Sendable {
     serviceName = settings.serverName
     threads = settings.workers + 1
     for stream in settings.appStreams.compactMap({ AppStream($0) }) { appStreams[stream.endpoint] = stream }
+    appProtocol = settings.appProtocol
     if let app = settings.appAddress {
       switch app {
       case .address(let address):

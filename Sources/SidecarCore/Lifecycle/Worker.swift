@@ -408,6 +408,8 @@ final class InboundEndpoint {
   private let service: String
   let name: String
   private let metrics: WorkerMetrics
+  /// gRPC's path, where descriptors of the app tell it.
+  var path: FixedBytes?
   private var handles: [WorkerMetrics.Handle?]
   var isReal = false {
     didSet { if isReal != oldValue { forget() } }

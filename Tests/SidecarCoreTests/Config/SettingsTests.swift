@@ -201,7 +201,7 @@ struct SettingsTests {
   @Test("what this version cannot do is refused, and switching it off is not")
   func unsupported() throws {
     #expect(problems(environment: ["MICRO_SIDECAR_COMPAT": "strict"]).first?.contains("not in this version") == true)
-    #expect(problems(environment: ["MICRO_APP_PROTOCOL": "grpc"]).first?.contains("not in this version") == true)
+    #expect(problems(environment: ["MICRO_APP_PROTOCOL": "soap"]).first?.contains("MICRO_APP_PROTOCOL") == true)
     #expect(problems(environment: ["MICRO_SIDECAR_HANDLER": "proxy"]).count == 1)
     #expect(problems(flags: ["--enable_tls=true"]).first?.contains("not in this version") == true)
     _ = try load(environment: [

@@ -1,0 +1,82 @@
+// One unary call of the framework delivered to an app that is a gRPC server. The app's method is found by its descriptor,
+// where there is one; without, its package is not known and `/Handler/Method` is tried.
+
+final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
+  private var stream: GRPCClientStream?
+  private var reply: ByteBuffer?
+  private var hasRetried = false
+
+  override func connect() {
+    let stream = GRPCClientStream(worker: worker, target: app, user: self)
+    switch stream.open() {
+    case .ready:
+      self.stream = stream
+      grpcReady(stream)
+    case .waiting: self.stream = stream
+    case .full(let why): fail(later: SidecarError(.overloaded, why, id: errorID))
+    }
+  }
+
+  override func abandon() {
+    stream?.abandon()
+    stream = nil
+    if let reply { worker.readers.buffers.give(reply) }
+    reply = nil
+  }
+
+  func grpcReady(_ stream: GRPCClientStream) {
+    guard stream === self.stream, let request else { return }
+    stream.begin(
+      path: worker.appPath(endpoint.span, calledAs: nil).span, format: format, timeout: timeLeft,
+      metadata: request.bytes(metadata), fill: { _ in })
+    _ = stream.send(request.bytes(payload))
+    stream.finishSending()
+  }
+
+  func grpcAnswered(_ stream: GRPCClientStream, _ fields: HTTP2Fields) {}
+  func grpcDrained(_ stream: GRPCClientStream) {}
+
+  func grpcReceived(_ stream: GRPCClientStream, _ message: UnsafeRawBufferPointer) -> WriteState {
+    guard reply == nil else {
+      fail(SidecarError(.badUpstreamReply, "the app sent more than one message; the method is a stream", id: errorID))
+      return .closed
+    }
+    let buffer = worker.readers.buffers.take()
+    buffer.append(message)
+    reply = buffer
+    return .open
+  }
+
+  func grpcEnded(_ stream: GRPCClientStream, _ failure: GRPCFailure?, trailers: UnsafeRawBufferPointer) {
+    guard stream === self.stream else { return }
+    self.stream = nil
+    if let failure { return fail(explained(failure)) }
+    guard let reply else {
+      return fail(SidecarError(.badUpstreamReply, "the app sent no message, and yet OK", id: errorID))
+    }
+    self.reply = nil
+    deliver(reply.bytes)
+    worker.readers.buffers.give(reply)
+  }
+
+  private func explained(_ failure: GRPCFailure) -> SidecarError {
+    let error = SidecarError(failure)
+    guard format == .json, GRPCNaming.mayLackJSON(failure, error) else { return error }
+    return GRPCNaming.withoutJSON(error, service: errorID, endpoint: endpoint.text)
+  }
+
+  func grpcFailed(_ stream: GRPCClientStream, _ failure: UpstreamFailure) {
+    guard stream === self.stream else { return }
+    self.stream = nil
+    // The app has not worked on it: it may have been restarted, and closed an idle connection.
+    switch failure {
+    case .refused, .brokeBeforeReply(wasReused: true, _):
+      if !hasRetried {
+        hasRetried = true
+        return connect()
+      }
+    case .connectFailed, .brokeBeforeReply, .brokeInReply, .malformed, .streamReset: break
+    }
+    fail(failure)
+  }
+}
