@@ -53,15 +53,21 @@ package enum Destination: Hashable, Sendable, CustomStringConvertible {
   }
 }
 
-/// What is asked of the app to learn whether it is well: `GET path`.
+/// What is asked of the app to learn whether it is well: `GET path`, or `grpc.health.v1`.
 package struct AppHealthCheck: Hashable, Sendable, CustomStringConvertible {
   /// Nil: the app's own address.
   package var target: Destination?
-  /// Begins with `/`; with its query.
+  /// Begins with `/`; with its query. Empty for `grpc.health.v1`.
   package var path: String
 
-  /// Reads a path or an `http://` URL. Nil for anything else: `https` is not spoken to the app.
+  package var isGRPC: Bool { path.isEmpty }
+
+  /// Reads `grpc`, a path or an `http://` URL. Nil for anything else: `https` is not spoken to the app.
   package init?(_ text: String) {
+    if text == "grpc" {
+      path = ""
+      return
+    }
     let scheme = "http://"
     var path = text[...]
     if text.lowercased().hasPrefix(scheme) {
@@ -82,7 +88,7 @@ package struct AppHealthCheck: Hashable, Sendable, CustomStringConvertible {
     self.path = String(path)
   }
 
-  package var description: String { target.map { "http://\($0)\(path)" } ?? path }
+  package var description: String { isGRPC ? "grpc" : target.map { "http://\($0)\(path)" } ?? path }
 }
 
 /// A plug-in by name, with what follows the colon: `file:services.yaml`.

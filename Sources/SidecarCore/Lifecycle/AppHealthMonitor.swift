@@ -1,6 +1,7 @@
 // Asks the app how it is, and tells when the answer changes. `AppHealthMachine` decides; this dials, sends and times.
 //
 //   with MICRO_APP_HEALTH     GET path; 2xx is well
+//   …=grpc                    grpc.health.v1 for the whole server; SERVING is well
 //   without                   a connection that is accepted is well: an app that does not listen yet is not registered
 //
 // Threading: the control loop.
@@ -9,10 +10,10 @@ package final class AppHealthMonitor {
   private let driver: any Driver
   private let log: any LogSink
   private let target: Destination
-  private let path: String?
+  private let check: AppHealthCheck?
   private let timeout: Int64
   private var machine: AppHealthMachine
-  private var probe: AppProbe?
+  private var probe: (any AppProbe)?
   private var isStopped = true
   private let onChange: (Bool) -> Void
   private lazy var timer = LoopTimer { [unowned self] in self.ask() }
@@ -26,7 +27,7 @@ package final class AppHealthMonitor {
     self.driver = driver
     self.log = log
     self.target = settings.appHealth?.target ?? target
-    path = settings.appHealth?.path
+    check = settings.appHealth
     timeout = settings.appHealthTimeout.saturatingNanoseconds
     self.onChange = onChange
     var timing = AppHealthTiming()
@@ -57,7 +58,7 @@ package final class AppHealthMonitor {
   private func ask() {
     timer.cancel()
     guard !isStopped, probe == nil else { return }
-    let probe = AppProbe(driver: driver, path: path, host: target.description) { [weak self] in self?.answered($0) }
+    let probe = Self.makeProbe(check, target, driver) { [weak self] in self?.answered($0) }
     self.probe = probe
     probe.start(target, timeout: timeout)
   }
@@ -81,13 +82,23 @@ package final class AppHealthMonitor {
 }
 
 extension AppHealthMonitor {
+  private static func makeProbe(
+    _ check: AppHealthCheck?, _ target: Destination, _ driver: any Driver,
+    _ completion: @escaping (ProbeOutcome) -> Void
+  ) -> any AppProbe {
+    if check?.isGRPC == true {
+      return GRPCHealthProbe(driver: driver, host: target.description, completion: completion)
+    }
+    return HTTPProbe(driver: driver, path: check?.path, host: target.description, completion: completion)
+  }
+
   /// Asks once; `completion` runs once, in a later turn.
   package static func askOnce(
     settings: Settings, target: Destination, driver: any Driver, completion: @escaping (ProbeOutcome) -> Void
   ) {
     let target = settings.appHealth?.target ?? target
-    var probe: AppProbe?
-    probe = AppProbe(driver: driver, path: settings.appHealth?.path, host: target.description) { outcome in
+    var probe: (any AppProbe)?
+    probe = makeProbe(settings.appHealth, target, driver) { outcome in
       withExtendedLifetime(probe) { completion(outcome) }
       probe = nil
     }
@@ -95,8 +106,13 @@ extension AppHealthMonitor {
   }
 }
 
-/// One question to the app. Completes once, in a later turn.
-private final class AppProbe: StreamHandler {
+/// One question to the app. Completes once, in a later turn, unless it is cancelled.
+private protocol AppProbe: AnyObject {
+  func start(_ target: Destination, timeout: Int64)
+  func cancel()
+}
+
+private final class HTTPProbe: AppProbe, StreamHandler {
   private let driver: any Driver
   private let path: String?
   private let host: String
@@ -190,5 +206,51 @@ private final class AppProbe: StreamHandler {
     case .unreachable(let why), .reset(let why): finish(.failure(why))
     case .closedHere, .ended: finish(.failure("closed the connection without an answer"))
     }
+  }
+}
+
+/// `grpc.health.v1.Health/Check` for the server as a whole.
+private final class GRPCHealthProbe: AppProbe, GRPCControlCallUser {
+  private let driver: any Driver
+  private let completion: (ProbeOutcome) -> Void
+  private var call: GRPCControlCall?
+  private let host: String
+  /// HealthCheckResponse {1 status}; 1 is SERVING.
+  private var status: UInt64?
+
+  init(driver: any Driver, host: String, completion: @escaping (ProbeOutcome) -> Void) {
+    self.driver = driver
+    self.host = host
+    self.completion = completion
+  }
+
+  func start(_ target: Destination, timeout: Int64) {
+    let call = GRPCControlCall(driver: driver, host: host, path: "/grpc.health.v1.Health/Check", user: self)
+    self.call = call
+    call.send([])
+    call.finishSending()
+    call.start(target, timeout: timeout)
+  }
+
+  func cancel() {
+    call?.cancel()
+    call = nil
+  }
+
+  func controlCall(_ call: GRPCControlCall, received message: UnsafeRawBufferPointer) {
+    status = 0
+    var reader = ProtobufReader(message, 0..<message.count)
+    while let field = try? reader.next() {
+      if case (1, .varint(let value)) = (field.number, field.value) { status = value }
+    }
+  }
+
+  func controlCallEnded(_ call: GRPCControlCall, _ failure: GRPCFailure?) {
+    self.call = nil
+    if failure?.status == GRPCStatus.unimplemented.rawValue {
+      return completion(.failure("has no grpc.health.v1; unset MICRO_APP_HEALTH to go by its port alone"))
+    }
+    if let failure { return completion(.failure(String(decoding: failure.message, as: UTF8.self))) }
+    completion(status == 1 ? .success : .failure("says that it is not serving"))
   }
 }
