@@ -301,7 +301,8 @@ extension SettingKind<Destination> {
 extension SettingKind<AppHealthCheck> {
   static var healthCheck: SettingKind {
     .scalar(
-      "a path on the app such as /healthz, a URL such as http://127.0.0.1:9090/healthz, or grpc", format: { $0.description },
+      "a path on the app such as /healthz, a URL such as http://127.0.0.1:9090/healthz, or grpc",
+      format: { $0.description },
       read: { AppHealthCheck($0) })
   }
 }

@@ -95,7 +95,7 @@ final class GRPCCallee: StreamCallee, GRPCClientUser {
   private func explained(_ failure: GRPCFailure) -> SidecarError {
     let error = SidecarError(failure)
     guard sentFormat == .json, GRPCNaming.mayLackJSON(failure, error) else { return error }
-    return GRPCNaming.withoutJSON(error, service: call.serviceName, endpoint: call.endpoint.text)
+    return GRPCNaming.withoutJSON(error, service: call.serviceName.text, endpoint: call.endpoint.text)
   }
 
   func grpcFailed(_ stream: GRPCClientStream, _ failure: UpstreamFailure) {

@@ -37,7 +37,7 @@ extension StreamCall {
       message, to: wanted, method, direction, for: direction == .reply ? audience : .people, into: out)
   }
 
-  private var serviceName: FixedBytes {
+  var serviceName: FixedBytes {
     switch target {
     case .service(let service, _, _): service.nameBytes
     case .app: worker.settings.fromService

@@ -80,14 +80,6 @@ final class StreamCall: ResolutionWaiter {
 
   var isOver: Bool { state == .over }
 
-  /// The service called, for words about it.
-  var serviceName: String {
-    switch target {
-    case .service(let service, _, _): service.name
-    case .app: worker.settings.serviceName ?? "the app"
-    }
-  }
-
   private var service: ServiceTable? {
     if case .service(let service, _, _) = target { return service }
     return nil
