@@ -31,7 +31,7 @@ package enum DeflateWish: Sendable {
 }
 
 enum PerMessageDeflate {
-  static let name: StaticString = "permessage-deflate"
+  static let name = "permessage-deflate"
 
   /// The parameters of one offer, or of an answer.
   private struct Parameters {
@@ -49,7 +49,7 @@ enum PerMessageDeflate {
   static func answer(
     to extensions: [WebSocketExtension], wish: DeflateWish, into out: ByteBuffer
   ) -> DeflateAgreement? {
-    for offer in extensions where ASCIIText.equals(offer.name.span, name) {
+    for offer in extensions where offer.name == name {
       // An offer that says something we don't know must be declined, §7.1; the next may do.
       guard let wanted = read(offer, isOffer: true) else { continue }
       let keeps = wish == .withContext
@@ -86,7 +86,7 @@ enum PerMessageDeflate {
     _ extensions: [WebSocketExtension], wish: DeflateWish
   ) throws(WireError) -> DeflateAgreement? {
     guard let answer = extensions.first else { return nil }
-    guard extensions.count == 1, ASCIIText.equals(answer.name.span, name) else {
+    guard extensions.count == 1, answer.name == name else {
       throw WireError("the server chose an extension that was not offered", status: 502)
     }
     guard let chosen = read(answer, isOffer: false) else {
@@ -107,39 +107,31 @@ enum PerMessageDeflate {
   private static func read(_ source: WebSocketExtension, isOffer: Bool) -> Parameters? {
     var result = Parameters()
     for (key, value) in source.parameters {
-      if ASCIIText.equals(key.span, "server_no_context_takeover") {
+      switch key {
+      case "server_no_context_takeover":
         guard !result.serverNoContext, value == nil else { return nil }
         result.serverNoContext = true
-      } else if ASCIIText.equals(key.span, "client_no_context_takeover") {
+      case "client_no_context_takeover":
         guard !result.clientNoContext, value == nil else { return nil }
         result.clientNoContext = true
-      } else if ASCIIText.equals(key.span, "server_max_window_bits") {
-        guard result.serverBits == nil, let value, let bits = windowBits(value.span) else { return nil }
+      case "server_max_window_bits":
+        guard result.serverBits == nil, let value, let bits = windowBits[value] else { return nil }
         result.serverBits = bits
-      } else if ASCIIText.equals(key.span, "client_max_window_bits") {
+      case "client_max_window_bits":
         guard !result.clientBitsAllowed else { return nil }
         result.clientBitsAllowed = true
         if let value {
-          guard let bits = windowBits(value.span) else { return nil }
+          guard let bits = windowBits[value] else { return nil }
           result.clientBits = bits
         } else if !isOffer {
           return nil
         }
-      } else {
-        return nil
+      default: return nil
       }
     }
     return result
   }
 
-  /// 8…15 without a leading zero.
-  private static func windowBits(_ text: UnsafeRawBufferPointer) -> Int? {
-    switch text.count {
-    case 1 where text[0] == UInt8(ascii: "8"): 8
-    case 1 where text[0] == UInt8(ascii: "9"): 9
-    case 2 where text[0] == UInt8(ascii: "1") && (UInt8(ascii: "0")...UInt8(ascii: "5")).contains(text[1]):
-      10 + Int(text[1] - UInt8(ascii: "0"))
-    default: nil
-    }
-  }
+  /// Without leading zeros, §7.1.2.
+  private static let windowBits = Dictionary(uniqueKeysWithValues: (8...15).map { ("\($0)", $0) })
 }

@@ -7,9 +7,9 @@ struct WebSocketExtension {
   /// Tokens of all extensions of one head at most; more are refused with 400.
   static let tokensMax = 64
 
-  var name: FixedBytes
+  var name: String
   /// A value is nil where there is none. Quotes are gone.
-  var parameters: [(FixedBytes, FixedBytes?)] = []
+  var parameters: [(String, String?)] = []
 
   /// Those of all header lines of `head`, in order.
   static func read(_ head: HTTP1Head) throws(WireError) -> [WebSocketExtension] {
@@ -30,17 +30,17 @@ struct WebSocketExtension {
       while offset < line.count, line[offset] == ASCII.space || line[offset] == ASCII.tab { offset += 1 }
     }
     func at(_ byte: Character) -> Bool { offset < line.count && line[offset] == byte.asciiValue }
-    func token() throws(WireError) -> FixedBytes {
+    func token() throws(WireError) -> String {
       let start = offset
       while offset < line.count, ByteClass.contains(line[offset], ByteClass.token) { offset += 1 }
       tokens += 1
       guard offset > start, tokens <= tokensMax else {
         throw WireError("malformed Sec-WebSocket-Extensions", offset: offset)
       }
-      return FixedBytes(line[start..<offset])
+      return String(decoding: line[start..<offset], as: UTF8.self)
     }
     /// A quoted value must be a token once its quotes are gone (RFC 6455 §9.1), so nothing in it is escaped.
-    func value() throws(WireError) -> FixedBytes {
+    func value() throws(WireError) -> String {
       guard at("\"") else { return try token() }
       offset += 1
       let text = try token()
@@ -63,7 +63,7 @@ struct WebSocketExtension {
         skipSpace()
         let key = try token()
         skipSpace()
-        var text: FixedBytes?
+        var text: String?
         if at("=") {
           offset += 1
           skipSpace()

@@ -76,10 +76,7 @@ struct WebSocketReader: ~Copyable {
 
   /// The next item in `input`, which shrinks from the front by what was used. Spans are valid until the next call.
   mutating func next(_ input: inout UnsafeRawBufferPointer) throws(WebSocketFailure) -> Item {
-    if let lent {
-      buffers.give(lent)
-      self.lent = nil
-    }
+    takeBack()
     do throws(WebSocketFailure) {
       while true {
         switch state {
@@ -97,8 +94,16 @@ struct WebSocketReader: ~Copyable {
       }
     } catch {
       stop()
+      takeBack()
       throw error
     }
+  }
+
+  /// The span of the last item is not used any more.
+  mutating func takeBack() {
+    guard let lent else { return }
+    buffers.give(lent)
+    self.lent = nil
   }
 
   /// Takes no more input and lets go of everything.

@@ -56,6 +56,7 @@ package struct WebSocketSession: ~Copyable {
   /// keep the rest of the input.
   package mutating func receive(_ input: inout UnsafeRawBufferPointer, into out: ByteBuffer) -> WebSocketEvent {
     guard state != .over else {
+      reader.takeBack()
       input = UnsafeRawBufferPointer(start: nil, count: 0)
       return .needMore
     }
