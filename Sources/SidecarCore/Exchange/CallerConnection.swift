@@ -74,6 +74,8 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   // MARK: For a subclass to say
 
+  /// Whether the caller runs on this machine, as far as its address tells.
+  final var isFromThisHost: Bool { stream.peerAddress?.isLoopback ?? true }
   /// Nanoseconds a connection may be idle between messages.
   var idleTimeout: Int64 { worker.settings.downstreamIdleTimeout }
   /// Whether a caller that ends its half may still wait for the reply to the message being answered.
@@ -345,12 +347,16 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   /// The stream is over, and everything it had to say written. The connection goes on with the next message where it
   /// can, else it is closed. The stream hears nothing more.
-  final func endStream() {
+  ///
+  /// `listening`: the peer may still be sending, and closing now would take our last words with it; it is heard out for
+  /// a moment.
+  final func endStream(listening: Bool = false) {
     guard let running, state == .streaming else { return }
     _ = running
     self.running = nil
     holdsBack = false
     releaseFrame()
+    if listening { return linger() }
     let mayStay = feed == .messages || feed == .body && bodyIsOver
     guard mayStay, keepAlive, !worker.isDraining, !hasEnded else { return close() }
     state = .reading

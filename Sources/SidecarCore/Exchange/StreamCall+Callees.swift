@@ -21,7 +21,8 @@ extension StreamCall {
       return FrameCallee(self, target: node.target, node: node, service: service.nameBytes, routing: routing)
     case .app(let endpoint):
       guard let app = worker.app else { throw .noApp(worker.settings.serviceName) }
-      return LinesApp(self, app: app, endpoint: endpoint)
+      if worker.appStreamForm(endpoint.text) == .ndjson { return LinesApp(self, app: app, endpoint: endpoint) }
+      return WebSocketApp(self, app: app)
     }
   }
 

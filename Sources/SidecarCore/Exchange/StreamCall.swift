@@ -267,6 +267,16 @@ final class StreamCall: ResolutionWaiter {
     if picker.refused(node, of: service, worker) { attempt() } else { end(.connectFailed(lastFailure)) }
   }
 
+  /// The app does not take the stream in the form it was offered in, and nothing of the call was sent: the next form is
+  /// tried.
+  func calleeDeclined() {
+    guard state == .connecting else { return }
+    leaveNode()
+    callee = nil
+    calleeFormat = nil
+    attempt()
+  }
+
   // MARK: From the caller
 
   /// Hands on a message; it waits here until a callee is connected. See `StreamLegs.swift` for the answer's meaning.

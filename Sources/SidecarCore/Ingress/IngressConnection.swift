@@ -6,9 +6,9 @@ final class IngressConnection: CallerConnection, CallOwner {
   private static let copiedPayloadMax = 4096
 
   private var call: OutboundCall?
-  private(set) var route: Route?
+  var route: Route?
   /// How the caller spoke, so how it is answered: frames always with 200 and errors in the framework's form.
-  private(set) var form = CallerForm.path
+  var form = CallerForm.path
   private var isHEAD = false
   private(set) var isHTTP10 = false
   private var proxiedType: [UInt8]?
@@ -75,6 +75,9 @@ final class IngressConnection: CallerConnection, CallOwner {
     let path = UnsafeRawBufferPointer(rebasing: target[..<(question ?? target.endIndex)])
     let query = question.map { UnsafeRawBufferPointer(rebasing: target[($0 + 1)...]) }
 
+    if head.upgrade, head.method == .get, WebSocketHandshake.isAsked(for: head) {
+      return startWebSocket(head, path, query)
+    }
     if head.method == .post, path.count == 1, Self.looksLikeFrame(head) {
       receivedFrame(head, body)
       return
@@ -99,7 +102,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     }
   }
 
-  private static func namedEndpoint(
+  static func namedEndpoint(
     _ head: HTTP1Head
   ) -> (service: UnsafeRawBufferPointer, endpoint: UnsafeRawBufferPointer)? {
     guard let service = head.first(.microService),
@@ -144,7 +147,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     return UnsafeRawBufferPointer(rebasing: target[slash...])
   }
 
-  private func pathRoute(_ path: UnsafeRawBufferPointer) -> Route? {
+  func pathRoute(_ path: UnsafeRawBufferPointer) -> Route? {
     guard let text = String(validating: path, as: UTF8.self) else {
       reply(error: SidecarError(.badRequest, "the path is not UTF-8"))
       return nil
@@ -160,7 +163,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     return makeRoute(parsed.service, parsed.endpoint, key: path)
   }
 
-  private func namedRoute(_ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer) -> Route? {
+  func namedRoute(_ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer) -> Route? {
     let key = worker.scratch
     key.removeAll()
     key.append(service)
@@ -399,7 +402,7 @@ final class IngressConnection: CallerConnection, CallOwner {
   }
 
   /// `Timeout` is in seconds on this side (toolkit v0.15); a fraction is allowed. The configured time is the most.
-  private func deadline(_ head: HTTP1Head) throws(SidecarError) -> Instant {
+  func deadline(_ head: HTTP1Head) throws(SidecarError) -> Instant {
     let limit = worker.settings.requestTimeout
     guard let value = head.first(.timeout) ?? head.first(.requestTimeout) else {
       return worker.driver.now.advanced(byNanoseconds: limit)
@@ -631,7 +634,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     reply(error: error, call: call)
   }
 
-  private func reply(error: SidecarError, status: Int? = nil, call: OutboundCall? = nil) {
+  func reply(error: SidecarError, status: Int? = nil, call: OutboundCall? = nil) {
     record(.failed(error.kind))
     if form.isFrame, let frame, let notes {
       sendFrameError(frame, notes, error)
@@ -647,6 +650,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     HTTP1Writer.contentLength(body.count, to: out)
     HTTP1Writer.field("X-Micro-Reason", error.kind.label, to: out)
     if error.kind == .overloaded { out.append("Retry-After: 1\r\n") }
+    if status == 426 { out.append("Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n") }
     if error.kind == .methodNotAllowed { out.append("Allow: GET, POST, DELETE, OPTIONS\r\n") }
     if let call { appendTruth(call, worker.driver.now, to: out) }
     endHead(out)

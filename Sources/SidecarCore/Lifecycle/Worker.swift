@@ -47,6 +47,8 @@ package final class Worker {
   package let settings: DataPathSettings
   package let metrics: WorkerMetrics
   let readers = ReaderScratch()
+  /// Compressors and inflaters of WebSockets.
+  let deflaters = DeflatePool()
   /// Where outgoing messages are put together; used up within one turn.
   let scratch = ByteBuffer(capacity: 16 * 1024)
   private let control: any ControlPort
@@ -80,6 +82,8 @@ package final class Worker {
   /// The transcoder, which keeps its scratch memory.
   let toProtobuf = JSONToProtobuf()
   let toJSON = ProtobufToJSON()
+  /// The forms found out for endpoints of `appStreams`, at most as many.
+  private var appStreamForms: [String: AppStream.Form] = [:]
   /// True while the app's health allows calls; the registration follows it.
   package var isAppHealthy = true {
     didSet {
@@ -308,7 +312,11 @@ package final class Worker {
   // MARK: Inbound
 
   /// A call has found the app gone.
-  func appFailed() { control.appFailed() }
+  func appFailed() {
+    // It may come back as another program.
+    appStreamForms.removeAll()
+    control.appFailed()
+  }
 
   /// An endpoint of the app as its callers name it; found by its bytes, without a `String`, once seen.
   func inboundEndpoint(_ name: UnsafeRawBufferPointer) -> InboundEndpoint {
@@ -321,6 +329,13 @@ package final class Worker {
 
   /// Whether the app serves the endpoint as a stream.
   func appStreams(_ endpoint: String) -> Bool { settings.appStreams[endpoint] != nil }
+
+  /// How the app takes the stream `endpoint`: as configured, else as it was found out. Nil: not known yet.
+  func appStreamForm(_ endpoint: String) -> AppStream.Form? {
+    settings.appStreams[endpoint]?.form ?? appStreamForms[endpoint]
+  }
+
+  func learned(_ form: AppStream.Form, of endpoint: String) { appStreamForms[endpoint] = form }
 
   /// The numbers of Debug.Stats, of this worker.
   func stats() -> DebugReplies.Stats {

@@ -1,0 +1,350 @@
+// A stream of the framework delivered to the app as a WebSocket: `Chat.Talk` becomes `GET /Chat/Talk` with an upgrade and
+// the metadata as headers. docs/streams.md has the mapping for its users.
+//
+//   dialling ──▶ upgrading ── 101 ──▶ open ── the app's Close, its empty text message ──▶ closing ──▶ over
+//      │             ├── no WebSocket here: declined │                                       ▲
+//      │             └── any other status: an error  │                                       │
+//      └── fails: refused, nothing was sent          └── the call is over: our Close ────────┘
+//
+// Declined: an app that was not said to serve the stream this way is asked for lines of JSON instead (`LinesApp`).
+//
+// Text messages are JSON, binary ones protobuf, both ways; an empty text message says that its sender has no more.
+
+/// The app's end of a streaming call. Loop-confined; alive as long as its socket.
+final class WebSocketApp: StreamCallee, StreamHandler {
+  private enum State {
+    /// To: upgrading, over.
+    case dialling
+    /// The request is written. To: open, over.
+    case upgrading
+    /// To: closing, over.
+    case open
+    /// The call is over; both Closes and the end of the connection are awaited, at most for `closeTimeout`. To: over.
+    case closing
+    case over
+  }
+
+  /// How long the app may take to end the connection once the call is over, in nanoseconds.
+  private static let closeTimeout: Int64 = 2_000_000_000
+  /// Close codes from 4000 + 100 on are the framework's codes.
+  private static let errorCodes: ClosedRange<UInt16> = 4100...4999
+
+  private let call: StreamCall
+  private unowned(unsafe) let worker: Worker
+  private let app: UpstreamTarget
+  private var stream: ByteStream?
+  private var reader: MessageReader
+  private var session: WebSocketSession?
+  private var state = State.dialling
+  private var key: [UInt8] = []
+  /// What the caller sends, and what binary messages are.
+  private var binaryFormat = PayloadFormat.protobuf
+  private var sendsText = true
+  /// Among the app's connections.
+  private var isCounted = false
+  private lazy var timer = LoopTimer { [unowned self] in self.timePassed() }
+
+  /// Starts to dial; reports from a later turn.
+  init(_ call: StreamCall, app: UpstreamTarget) {
+    self.call = call
+    self.app = app
+    worker = call.worker
+    reader = MessageReader(.client, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
+    isCounted = app.reserveConnection()
+    guard isCounted else {
+      worker.driver.later { [self] in
+        guard state == .dialling else { return }
+        release()
+        call.calleeEnded(error(.overloaded, "\(UpstreamTarget.connectionsMax) calls to the app are under way"))
+      }
+      return
+    }
+    worker.timers.arm(timer, after: worker.settings.connectTimeout, from: worker.driver.now)
+    app.withSocketAddress { [weak self] result in
+      guard let self, state == .dialling else { return }
+      switch result {
+      case .success(let address): stream = worker.driver.connect(to: address, handler: self)
+      case .failure(let error): worker.driver.later { self.refused(error.description) }
+      }
+    }
+  }
+
+  private var errorID: String { worker.settings.serviceName ?? "go.micro.sidecar" }
+
+  private func error(_ kind: SidecarError.Kind, _ detail: String) -> SidecarError {
+    SidecarError(kind, detail, id: errorID)
+  }
+
+  // MARK: From the call
+
+  func format(for caller: PayloadFormat) -> PayloadFormat {
+    sendsText = caller == .json
+    if caller != .json { binaryFormat = caller }
+    return caller
+  }
+
+  func send(_ message: UnsafeRawBufferPointer) -> WriteState {
+    guard state == .open else { return .closed }
+    let out = worker.scratch
+    out.removeAll()
+    let rest = session?.send(sendsText ? .text : .binary, message, into: out) ?? .none
+    return write(out.bytes, rest)
+  }
+
+  func finishSending() {
+    guard state == .open else { return }
+    let out = worker.scratch
+    out.removeAll()
+    _ = session?.send(.text, .none, into: out)
+    _ = write(out.bytes)
+  }
+
+  func resumeReplies() { stream?.resumeReading() }
+
+  func abandon() {
+    switch state {
+    case .dialling, .upgrading:
+      release()
+      stream?.reset()
+    case .open: close(WebSocketCloseCode.goingAway, "the call is over")
+    case .closing, .over: break
+    }
+  }
+
+  // MARK: Handshake
+
+  package func streamOpened(_ stream: ByteStream) {
+    guard state == .dialling else { return }
+    state = .upgrading
+    timer.cancel()
+    key = WebSocketHandshake.makeKey(&worker.driver.random)
+    let out = worker.scratch
+    out.removeAll()
+    out.append("GET ")
+    AppCall.appendPath(call.endpoint.span, to: out)
+    out.append(" HTTP/1.1\r\n")
+    HTTP1Writer.field("Host", app.hostHeader.span, to: out)
+    // Compressing would cost more than it saves: the app is next door.
+    WebSocketHandshake.appendRequest(key: key, deflate: nil, into: out)
+    if call.deadline != .distantFuture {
+      AppCall.appendTimeout(call.deadline.nanoseconds(since: worker.driver.now), to: out)
+    }
+    if let metadata = call.metadata { out.append(metadata.bytes) }
+    HTTP1Writer.endHead(to: out)
+    _ = write(out.bytes)
+  }
+
+  package func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {
+    worker.metrics.add(.bytesFromNodes, bytes.count)
+    var input = bytes
+    if state == .upgrading { upgrade(&input) }
+    if state == .open || state == .closing { consume(&input) }
+  }
+
+  private func upgrade(_ input: inout UnsafeRawBufferPointer) {
+    do throws(WireError) {
+      while state == .upgrading {
+        guard case .message(let body) = try reader.next(&input, worker.readers) else { return }
+        answered(reader.head(worker.readers), body)
+        reader.finishMessage(worker.readers)
+      }
+    } catch {
+      end(self.error(.badUpstreamReply, "the app's answer to the upgrade cannot be read: \(error)"))
+    }
+  }
+
+  private func answered(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
+    if head.status < 200, head.status != 101 {
+      reader.expectResponse()
+      return
+    }
+    guard head.status == 101 else { return refused(head.status, body) }
+    do throws(WireError) {
+      _ = try WebSocketHandshake.check(head, key: key, deflate: nil)
+    } catch {
+      return end(self.error(.badUpstreamReply, "the app's upgrade is wrong: \(error.rule)"))
+    }
+    session = WebSocketSession(
+      .client, messageMax: worker.settings.bodyMax, deflate: nil, buffers: worker.readers.buffers,
+      deflaters: worker.deflaters, maskSeed: worker.driver.random.next())
+    state = .open
+    if worker.appStreamForm(call.endpoint.text) == nil { worker.learned(.websocket, of: call.endpoint.text) }
+    call.calleeConnected()
+  }
+
+  /// The app has answered the upgrade with a plain reply.
+  private func refused(_ status: Int, _ body: UnsafeRawBufferPointer) {
+    switch status {
+    // What servers without a WebSocket at that path say; 401, 403, 429 and 5xx are about the call.
+    case 200..<400, 400, 404, 405, 426, 501:
+      guard worker.appStreamForm(call.endpoint.text) == nil else { break }
+      worker.learned(.ndjson, of: call.endpoint.text)
+      release()
+      stream?.close()
+      return call.calleeDeclined()
+    default: break
+    }
+    guard (200..<400).contains(status) || status == 426 else {
+      return end(AppCall.appError(status, body, id: errorID))
+    }
+    var error = error(
+      .upstreamError,
+      "the app answered \(status) where the stream \(call.endpoint.text) should become a WebSocket")
+    error.code = 501
+    end(error)
+  }
+
+  // MARK: Messages
+
+  private func consume(_ input: inout UnsafeRawBufferPointer) {
+    let out = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(out) }
+    while state == .open || state == .closing {
+      guard let event = session?.receive(&input, into: out) else { break }
+      if !out.isEmpty {
+        _ = write(out.bytes)
+        out.removeAll()
+      }
+      switch event {
+      case .needMore: return
+      case .ping, .pong: break
+      case .message(let kind, let payload): if state == .open { received(kind, payload) }
+      case .closed(let code, let reason):
+        let error = error(code, String(decoding: reason, as: UTF8.self))
+        awaitEnd { call.calleeEnded(error) }
+        return
+      case .failed(let failure):
+        let error = self.error(.badUpstreamReply, "the app broke a rule of WebSocket: \(failure.reason)")
+        awaitEnd { call.calleeEnded(error) }
+        return
+      }
+    }
+  }
+
+  private func received(_ kind: WebSocketKind, _ payload: UnsafeRawBufferPointer) {
+    var message = payload
+    if kind == .text {
+      if payload.isEmpty {
+        close(WebSocketCloseCode.normal, "")
+        return call.calleeEnded(nil)
+      }
+      do throws(WireError) {
+        message = UnsafeRawBufferPointer(rebasing: payload[try JSONScanner.validate(payload)])
+      } catch {
+        close(WebSocketCloseCode.unsupportedData, "text that is not JSON")
+        return call.calleeEnded(self.error(.badUpstreamReply, "the app's message is not JSON: \(error)"))
+      }
+    }
+    if call.calleeSent(message, kind == .text ? .json : binaryFormat) == .congested { stream?.pauseReading() }
+  }
+
+  /// What the app's Close means; nil: the stream has ended in order.
+  private func error(_ code: UInt16, _ reason: String) -> SidecarError? {
+    switch code {
+    case WebSocketCloseCode.normal, WebSocketCloseCode.none: return nil
+    case Self.errorCodes:
+      var error = error(.upstreamError, reason)
+      error.code = Int(code) - 4000
+      return error
+    case WebSocketCloseCode.goingAway: return error(.upstreamReset, "the app is about to stop")
+    default:
+      return error(
+        .upstreamReset, "the app closed the WebSocket with \(code)" + (reason.isEmpty ? "" : ": \(reason)"))
+    }
+  }
+
+  private func write(_ bytes: UnsafeRawBufferPointer, _ rest: UnsafeRawBufferPointer = .none) -> WriteState {
+    worker.metrics.add(.bytesToNodes, bytes.count &+ rest.count)
+    return stream?.write(bytes, rest) ?? .closed
+  }
+
+  package func streamDrained(_ stream: ByteStream) {
+    if state == .open { call.calleeDrained() }
+  }
+
+  // MARK: Ends
+
+  private func timePassed() {
+    switch state {
+    case .dialling:
+      stream?.reset()
+      refused("no answer to the dial within \(Double(worker.settings.connectTimeout) / 1e9) s")
+    case .closing: stream?.reset()
+    case .upgrading, .open, .over: break
+    }
+  }
+
+  private func refused(_ why: String) {
+    guard state == .dialling else { return }
+    worker.metrics.add(.dialsFailed)
+    release()
+    call.calleeRefused("the app at \(app.hostHeader.text) cannot be reached: \(why)")
+  }
+
+  /// Before the WebSocket stands.
+  private func end(_ error: SidecarError) {
+    guard state == .upgrading else { return }
+    release()
+    stream?.close()
+    call.calleeEnded(error)
+  }
+
+  /// Begins the closing handshake; the call hears nothing more.
+  private func close(_ code: UInt16, _ reason: String) {
+    guard state == .open else { return }
+    let out = worker.scratch
+    out.removeAll()
+    session?.close(code, reason, into: out)
+    _ = write(out.bytes)
+    awaitEnd {}
+  }
+
+  /// A server ends the connection first (RFC 6455 §7.1.1), so we wait a little for that.
+  private func awaitEnd(_ report: () -> Void) {
+    let wasOpen = state == .open
+    state = .closing
+    stream?.resumeReading()
+    worker.timers.arm(timer, after: Self.closeTimeout, from: worker.driver.now)
+    if wasOpen { report() }
+  }
+
+  private func release() {
+    if isCounted { app.releaseConnection() }
+    isCounted = false
+    state = .over
+    timer.cancel()
+    session = nil
+    reader.finishMessage(worker.readers)
+  }
+
+  package func streamEnded(_ stream: ByteStream) {
+    switch state {
+    case .upgrading: end(error(.upstreamReset, "the app closed the connection without answering the upgrade"))
+    case .open:
+      release()
+      stream.close()
+      call.calleeEnded(error(.upstreamReset, "the app closed the connection without a Close"))
+    case .dialling, .closing, .over:
+      release()
+      stream.close()
+    }
+  }
+
+  package func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {
+    self.stream = nil
+    let why: String
+    switch end {
+    case .refused: why = "connection refused"
+    case .unreachable(let text), .reset(let text): why = text
+    case .closedHere, .ended: why = "the connection ended"
+    }
+    switch state {
+    case .dialling: refused(why)
+    case .upgrading, .open:
+      release()
+      call.calleeEnded(error(.upstreamReset, "the app at \(app.hostHeader.text): \(why)"))
+    case .closing: release()
+    case .over: break
+    }
+  }
+}

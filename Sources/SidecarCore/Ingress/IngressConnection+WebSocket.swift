@@ -1,0 +1,69 @@
+// A request of the app that asks for a WebSocket: which service it means, and whether its page may ask.
+
+extension IngressConnection {
+  /// Starts the call; the upgrade follows when its callee is connected.
+  func startWebSocket(
+    _ head: HTTP1Head, _ path: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?
+  ) {
+    // The same-origin rule does not cover WebSockets: what CORS does for other requests, the server has to do here.
+    if let origin = head.first(.origin), !CORS.allows(origin, worker.settings.corsOrigins) {
+      var error = SidecarError(
+        .badRequest, "pages of \(String(decoding: origin.prefix(200), as: UTF8.self)) may not open a WebSocket here")
+      error.code = 403
+      return reply(error: error)
+    }
+    let route: Route?
+    do throws(SidecarError) {
+      if let (service, endpoint) = Self.namedEndpoint(head) {
+        route = namedRoute(service, endpoint)
+      } else if let (service, endpoint) = try Self.namedEndpoint(query: query) {
+        route = withExtendedLifetime((service, endpoint)) { namedRoute(service.span, endpoint.span) }
+      } else {
+        route = worker.routes.find(path) ?? pathRoute(path)
+      }
+    } catch {
+      return reply(error: error)
+    }
+    guard let route else { return }
+    self.route = route
+    form = .webSocket
+    let call = StreamCall(
+      worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing))
+    let metadata = worker.readers.buffers.take()
+    call.metadata = metadata
+    Metadata.append(from: head, source: .http, into: metadata)
+    do throws(SidecarError) {
+      if head.has(.timeout) || head.has(.requestTimeout) { call.deadline = try deadline(head) }
+      let caller: WebSocketCaller
+      do throws(WireError) {
+        caller = try WebSocketCaller(connection: self, call: call, head: head)
+      } catch {
+        throw SidecarError(error)
+      }
+      starting = caller
+      call.start(for: caller)
+    } catch {
+      call.cancel()
+      reply(error: error)
+    }
+  }
+
+  /// `?Micro-Service=greeter&Micro-Endpoint=Chat.Talk`: a browser cannot give a WebSocket headers.
+  private static func namedEndpoint(
+    query: UnsafeRawBufferPointer?
+  ) throws(SidecarError) -> (service: FixedBytes, endpoint: FixedBytes)? {
+    guard let query, !query.isEmpty else { return nil }
+    let fields: JSONValue
+    do throws(WireError) {
+      let text = ByteBuffer()
+      try QueryToJSON.append(query, to: text)
+      fields = try JSONValue(parsing: text.bytes)
+    } catch {
+      throw SidecarError(error)
+    }
+    guard let service = fields["Micro-Service"]?.stringValue, !service.isEmpty,
+      let endpoint = (fields["Micro-Endpoint"] ?? fields["Micro-Method"])?.stringValue, !endpoint.isEmpty
+    else { return nil }
+    return (FixedBytes(service), FixedBytes(endpoint))
+  }
+}
