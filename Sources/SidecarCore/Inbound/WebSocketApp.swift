@@ -3,7 +3,7 @@
 //
 //   dialling ──▶ upgrading ── 101 ──▶ open ── the app's Close, its empty text message ──▶ closing ──▶ over
 //      │             ├── no WebSocket here: declined │                                       ▲
-//      │             └── any other status: an error  │                                       │
+//      │             └── any other status ▶ refused  │                                       │
 //      └── fails: refused, nothing was sent          └── the call is over: our Close ────────┘
 //
 // Declined: an app that was not said to serve the stream this way is asked for lines of JSON instead (`LinesApp`).
@@ -15,8 +15,10 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   private enum State {
     /// To: upgrading, over.
     case dialling
-    /// The request is written. To: open, over.
+    /// The request is written. To: open, refused, over.
     case upgrading
+    /// The answer is a plain reply with that status; its body says why. To: over.
+    case refused(Int)
     /// To: closing, over.
     case open
     /// The call is over; both Closes and the end of the connection are awaited, at most for `closeTimeout`. To: over.
@@ -33,7 +35,9 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   private unowned(unsafe) let worker: Worker
   private let app: UpstreamTarget
   private var stream: ByteStream?
-  private var reader: MessageReader
+  private var parser = HTTP1Parser(.client)
+  /// The body of a refusal, at most `AppCall.detailMax` bytes and those of one read.
+  private let refusal = ByteBuffer()
   private var session: WebSocketSession?
   private var state = State.dialling
   private var key: [UInt8] = []
@@ -49,11 +53,10 @@ final class WebSocketApp: StreamCallee, StreamHandler {
     self.call = call
     self.app = app
     worker = call.worker
-    reader = MessageReader(.client, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
     isCounted = app.reserveConnection()
     guard isCounted else {
       worker.driver.later { [self] in
-        guard state == .dialling else { return }
+        guard case .dialling = state else { return }
         release()
         call.calleeEnded(error(.overloaded, "\(UpstreamTarget.connectionsMax) calls to the app are under way"))
       }
@@ -61,13 +64,15 @@ final class WebSocketApp: StreamCallee, StreamHandler {
     }
     worker.timers.arm(timer, after: worker.settings.connectTimeout, from: worker.driver.now)
     app.withSocketAddress { [weak self] result in
-      guard let self, state == .dialling else { return }
+      guard let self, case .dialling = state else { return }
       switch result {
       case .success(let address): stream = worker.driver.connect(to: address, handler: self)
       case .failure(let error): worker.driver.later { self.refused(error.description) }
       }
     }
   }
+
+  private var isOpen: Bool { if case .open = state { true } else { false } }
 
   private var errorID: String { worker.settings.serviceName ?? "go.micro.sidecar" }
 
@@ -84,7 +89,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   }
 
   func send(_ message: UnsafeRawBufferPointer) -> WriteState {
-    guard state == .open else { return .closed }
+    guard case .open = state else { return .closed }
     let out = worker.scratch
     out.removeAll()
     let rest = session?.send(sendsText ? .text : .binary, message, into: out) ?? .none
@@ -92,7 +97,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   }
 
   func finishSending() {
-    guard state == .open else { return }
+    guard case .open = state else { return }
     let out = worker.scratch
     out.removeAll()
     _ = session?.send(.text, .none, into: out)
@@ -103,7 +108,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
 
   func abandon() {
     switch state {
-    case .dialling, .upgrading:
+    case .dialling, .upgrading, .refused:
       release()
       stream?.reset()
     case .open: close(WebSocketCloseCode.goingAway, "the call is over")
@@ -114,7 +119,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   // MARK: Handshake
 
   package func streamOpened(_ stream: ByteStream) {
-    guard state == .dialling else { return }
+    guard case .dialling = state else { return }
     state = .upgrading
     timer.cancel()
     key = WebSocketHandshake.makeKey(&worker.driver.random)
@@ -137,55 +142,67 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   package func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {
     worker.metrics.add(.bytesFromNodes, bytes.count)
     var input = bytes
-    if state == .upgrading { upgrade(&input) }
-    if state == .open || state == .closing { consume(&input) }
+    if session == nil { upgrade(&input) }
+    if session != nil { consume(&input) }
   }
 
   private func upgrade(_ input: inout UnsafeRawBufferPointer) {
     do throws(WireError) {
-      while state == .upgrading {
-        guard case .message(let body) = try reader.next(&input, worker.readers) else { return }
-        answered(reader.head(worker.readers), body)
-        reader.finishMessage(worker.readers)
+      while true {
+        switch state {
+        case .upgrading, .refused: break
+        // What follows the head of a 101 is the WebSocket's; the head's end is still the parser's.
+        case .open:
+          _ = try parser.next(&input)
+          return call.calleeConnected()
+        case .dialling, .closing, .over: return
+        }
+        switch try parser.next(&input) {
+        case .needMore: return
+        case .head: answered(parser.head)
+        case .body(let bytes): refusal.append(UnsafeRawBufferPointer(rebasing: bytes.prefix(AppCall.detailMax)))
+        case .end: refusalEnded()
+        }
+        if refusal.count > AppCall.detailMax { refusalEnded() }
       }
     } catch {
       end(self.error(.badUpstreamReply, "the app's answer to the upgrade cannot be read: \(error)"))
     }
   }
 
-  private func answered(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
-    if head.status < 200, head.status != 101 {
-      reader.expectResponse()
-      return
-    }
-    guard head.status == 101 else { return refused(head.status, body) }
-    do throws(WireError) {
-      _ = try WebSocketHandshake.check(head, key: key, deflate: nil)
-    } catch {
-      return end(self.error(.badUpstreamReply, "the app's upgrade is wrong: \(error.rule)"))
-    }
-    session = WebSocketSession(
-      .client, messageMax: worker.settings.bodyMax, deflate: nil, buffers: worker.readers.buffers,
-      deflaters: worker.deflaters, maskSeed: worker.driver.random.next())
-    state = .open
-    if worker.appStreamForm(call.endpoint.text) == nil { worker.learned(.websocket, of: call.endpoint.text) }
-    call.calleeConnected()
-  }
-
-  /// The app has answered the upgrade with a plain reply.
-  private func refused(_ status: Int, _ body: UnsafeRawBufferPointer) {
-    switch status {
+  private func answered(_ head: HTTP1Head) {
+    switch head.status {
+    case 101:
+      do throws(WireError) {
+        _ = try WebSocketHandshake.check(head, key: key, deflate: nil)
+      } catch {
+        return end(self.error(.badUpstreamReply, "the app's upgrade is wrong: \(error.rule)"))
+      }
+      session = WebSocketSession(
+        .client, messageMax: worker.settings.bodyMax, deflate: nil, buffers: worker.readers.buffers,
+        deflaters: worker.deflaters, maskSeed: worker.driver.random.next())
+      state = .open
+      if form == nil { worker.learned(.websocket, of: call.endpoint.text) }
+    case ..<200: parser.expectResponse(toHEAD: false)
     // What servers without a WebSocket at that path say; 401, 403, 429 and 5xx are about the call.
     case 200..<400, 400, 404, 405, 426, 501:
-      guard worker.appStreamForm(call.endpoint.text) == nil else { break }
+      guard form == nil else { fallthrough }
       worker.learned(.ndjson, of: call.endpoint.text)
       release()
-      stream?.close()
-      return call.calleeDeclined()
-    default: break
+      stream?.reset()
+      call.calleeDeclined()
+    default: state = .refused(head.status)
     }
+  }
+
+  /// How the app takes this stream, if that is known.
+  private var form: AppStream.Form? { worker.appStreamForm(call.endpoint.text) }
+
+  /// The body of a plain reply is here, or as much of it as an error's detail may hold.
+  private func refusalEnded() {
+    guard case .refused(let status) = state else { return }
     guard (200..<400).contains(status) || status == 426 else {
-      return end(AppCall.appError(status, body, id: errorID))
+      return end(AppCall.appError(status, refusal.bytes, id: errorID))
     }
     var error = error(
       .upstreamError,
@@ -199,8 +216,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   private func consume(_ input: inout UnsafeRawBufferPointer) {
     let out = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(out) }
-    while state == .open || state == .closing {
-      guard let event = session?.receive(&input, into: out) else { break }
+    while let event = session?.receive(&input, into: out) {
       if !out.isEmpty {
         _ = write(out.bytes)
         out.removeAll()
@@ -208,7 +224,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
       switch event {
       case .needMore: return
       case .ping, .pong: break
-      case .message(let kind, let payload): if state == .open { received(kind, payload) }
+      case .message(let kind, let payload): if isOpen { received(kind, payload) }
       case .closed(let code, let reason):
         let error = error(code, String(decoding: reason, as: UTF8.self))
         awaitEnd { call.calleeEnded(error) }
@@ -259,7 +275,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
   }
 
   package func streamDrained(_ stream: ByteStream) {
-    if state == .open { call.calleeDrained() }
+    if isOpen { call.calleeDrained() }
   }
 
   // MARK: Ends
@@ -270,12 +286,12 @@ final class WebSocketApp: StreamCallee, StreamHandler {
       stream?.reset()
       refused("no answer to the dial within \(Double(worker.settings.connectTimeout) / 1e9) s")
     case .closing: stream?.reset()
-    case .upgrading, .open, .over: break
+    case .upgrading, .refused, .open, .over: break
     }
   }
 
   private func refused(_ why: String) {
-    guard state == .dialling else { return }
+    guard case .dialling = state else { return }
     worker.metrics.add(.dialsFailed)
     release()
     call.calleeRefused("the app at \(app.hostHeader.text) cannot be reached: \(why)")
@@ -283,7 +299,10 @@ final class WebSocketApp: StreamCallee, StreamHandler {
 
   /// Before the WebSocket stands.
   private func end(_ error: SidecarError) {
-    guard state == .upgrading else { return }
+    switch state {
+    case .upgrading, .refused: break
+    case .dialling, .open, .closing, .over: return
+    }
     release()
     stream?.close()
     call.calleeEnded(error)
@@ -291,7 +310,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
 
   /// Begins the closing handshake; the call hears nothing more.
   private func close(_ code: UInt16, _ reason: String) {
-    guard state == .open else { return }
+    guard case .open = state else { return }
     let out = worker.scratch
     out.removeAll()
     session?.close(code, reason, into: out)
@@ -301,7 +320,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
 
   /// A server ends the connection first (RFC 6455 §7.1.1), so we wait a little for that.
   private func awaitEnd(_ report: () -> Void) {
-    let wasOpen = state == .open
+    let wasOpen = isOpen
     state = .closing
     stream?.resumeReading()
     worker.timers.arm(timer, after: Self.closeTimeout, from: worker.driver.now)
@@ -314,11 +333,11 @@ final class WebSocketApp: StreamCallee, StreamHandler {
     state = .over
     timer.cancel()
     session = nil
-    reader.finishMessage(worker.readers)
   }
 
   package func streamEnded(_ stream: ByteStream) {
     switch state {
+    case .refused: refusalEnded()
     case .upgrading: end(error(.upstreamReset, "the app closed the connection without answering the upgrade"))
     case .open:
       release()
@@ -340,7 +359,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
     }
     switch state {
     case .dialling: refused(why)
-    case .upgrading, .open:
+    case .upgrading, .refused, .open:
       release()
       call.calleeEnded(error(.upstreamReset, "the app at \(app.hostHeader.text): \(why)"))
     case .closing: release()
