@@ -6,7 +6,12 @@ package struct DeflateDirection: Equatable, Sendable {
   /// Whether the window lives on from message to message: better ratios, but up to 300 KiB per connection.
   package var keepsContext: Bool
   /// 8…15: the window has two to that power bytes.
-  package var windowBits = 15
+  package var windowBits: Int
+
+  package init(keepsContext: Bool, windowBits: Int = 15) {
+    self.keepsContext = keepsContext
+    self.windowBits = windowBits
+  }
 }
 
 /// What both ends agreed on.
