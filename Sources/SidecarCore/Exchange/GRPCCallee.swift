@@ -6,22 +6,45 @@
 // The head is sent as soon as there is a connection, for servers that speak first. So the format is chosen then, by what
 // the caller wants to hear, and not by its first message.
 
-final class GRPCCallee: StreamCallee, GRPCClientUser {
+final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
   private unowned let call: StreamCall
   private let worker: Worker
   private let isApp: Bool
   private let path: FixedBytes
-  private let sentFormat: PayloadFormat
+  private let target: UpstreamTarget
+  private var sentFormat: PayloadFormat
+  /// The service whose node is being asked for descriptors.
+  private var undescribed: ServiceTable?
   private var stream: GRPCClientStream?
   private var isOpen = false
 
   /// Starts to connect. `path`: gRPC's.
-  init(_ call: StreamCall, target: UpstreamTarget, path: FixedBytes, format: PayloadFormat, isApp: Bool) {
+  init(
+    _ call: StreamCall, target: UpstreamTarget, path: FixedBytes, format: PayloadFormat,
+    node: (ServiceTable, NodeState)? = nil
+  ) {
     self.call = call
     worker = call.worker
+    self.target = target
     self.path = path
     sentFormat = format
-    self.isApp = isApp
+    isApp = node == nil
+    if format == .json, let (service, node) = node, worker.awaitDescription(service, node, self) {
+      undescribed = service
+    } else {
+      open()
+    }
+  }
+
+  /// The node has been asked.
+  func described() {
+    guard undescribed != nil, !isOver else { return }
+    undescribed = nil
+    if (try? call.method()) != nil { sentFormat = .protobuf }
+    open()
+  }
+
+  private func open() {
     let stream = GRPCClientStream(worker: worker, target: target, user: self)
     self.stream = stream
     switch stream.open() {
@@ -55,6 +78,8 @@ final class GRPCCallee: StreamCallee, GRPCClientUser {
 
   func abandon() {
     isOver = true
+    undescribed?.description.waiting.removeAll { $0 === self }
+    undescribed = nil
     stream?.abandon()
     stream = nil
   }
@@ -124,18 +149,24 @@ final class GRPCCallee: StreamCallee, GRPCClientUser {
 
 extension StreamCall {
   /// The end of a node, or of an app, that speaks gRPC; nil for all others.
-  func makeGRPCCallee() -> GRPCCallee? {
+  func makeGRPCCallee() throws(SidecarError) -> GRPCCallee? {
     switch target {
     case .service(let service, let endpoint, _):
       guard let node, node.dialect.isGRPC else { return nil }
       return GRPCCallee(
         self, target: node.target, path: GRPCNaming.servicePath(service.nameBytes.span, endpoint.span),
-        format: replyFormat, isApp: false)
+        format: try formatForGRPC(), node: (service, node))
     case .app(let endpoint):
       guard worker.settings.appProtocol == .grpc, let app = worker.app else { return nil }
       return GRPCCallee(
-        self, target: app, path: worker.appPath(endpoint.span, calledAs: path), format: replyFormat, isApp: true)
+        self, target: app, path: worker.appPath(endpoint.span, calledAs: path), format: try formatForGRPC())
     }
+  }
+
+  /// Every gRPC server takes protobuf, so JSON is translated where a descriptor says how.
+  private func formatForGRPC() throws(SidecarError) -> PayloadFormat {
+    guard replyFormat == .json, try method() != nil else { return replyFormat }
+    return .protobuf
   }
 }
 
@@ -143,7 +174,7 @@ extension Worker {
   /// gRPC's path of one of the app's endpoints: as its descriptors have it, else as a gRPC caller wrote it, else without a
   /// package.
   func appPath(_ endpoint: UnsafeRawBufferPointer, calledAs path: FixedBytes?) -> FixedBytes {
-    if let known = inboundEndpoint(endpoint).path { return known }
+    if let known = try? translator.method(settings.fromService.span, endpoint) { return FixedBytes(known.path) }
     return path ?? GRPCNaming.servicePath(.none, endpoint)
   }
 }

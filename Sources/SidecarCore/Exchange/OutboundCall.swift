@@ -40,6 +40,8 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   var metadata = 0..<0
   var payload = 0..<0
   var deadline = Instant.distantFuture
+  /// Who reads the reply, where it is JSON made of protobuf.
+  var audience = JSONAudience.people
   /// The call may be repeated even if it may have run.
   var isIdempotent = false
 
@@ -58,6 +60,12 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   var streamReply: ByteBuffer?
   /// What the payload was sent as to a node that speaks gRPC.
   var streamFormat = PayloadFormat.protobuf
+  /// How JSON is translated for such a node; nil: it is not.
+  var method: ProtoMethod?
+  /// The payload, translated.
+  var translated: ByteBuffer?
+  /// The node that is being asked for descriptors.
+  private var undescribed: UpstreamTarget?
   private var codec = FrameCodec.json
   private var picker = NodePicker()
   private var attemptStarted = Instant(nanoseconds: 0)
@@ -167,6 +175,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     node = nil
     connection = nil
     isIdempotent = false
+    audience = .people
     format = .json
     metadata = 0..<0
     payload = 0..<0
@@ -218,9 +227,15 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
       leaveNode()
       stream.abandon()
     }
-    if let streamReply {
-      worker.readers.buffers.give(streamReply)
-      self.streamReply = nil
+    for buffer in [streamReply, translated] {
+      if let buffer { worker.readers.buffers.give(buffer) }
+    }
+    streamReply = nil
+    translated = nil
+    method = nil
+    if undescribed != nil {
+      undescribed = nil
+      service?.description.waiting.removeAll { $0 === self }
     }
     worker.callsInFlight -= 1
     if let request {
@@ -410,6 +425,40 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   // MARK: gRPC
 
   private func attemptGRPC(_ target: UpstreamTarget) {
+    streamFormat = format
+    if format == .json, let service, let node, translated == nil {
+      do throws(SidecarError) {
+        method = try worker.translator.method(service.nameBytes.span, endpoint.span)
+        if let method {
+          try translate(method)
+        } else if worker.awaitDescription(service, node, self) {
+          undescribed = target
+          return
+        }
+      } catch {
+        return end(later: error)
+      }
+    }
+    if translated != nil { streamFormat = .protobuf }
+    open(target)
+  }
+
+  /// The node has been asked.
+  func described() {
+    guard let target = undescribed else { return }
+    undescribed = nil
+    attemptGRPC(target)
+  }
+
+  private func translate(_ method: ProtoMethod) throws(SidecarError) {
+    guard let request else { return }
+    let buffer = worker.readers.buffers.take()
+    translated = buffer
+    try worker.translator.translate(
+      request.bytes(payload), to: .protobuf, method, .request, for: .framework, into: buffer)
+  }
+
+  private func open(_ target: UpstreamTarget) {
     let stream = GRPCClientStream(worker: worker, target: target, user: self)
     switch stream.open() {
     case .ready:

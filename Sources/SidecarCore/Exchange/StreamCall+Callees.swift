@@ -14,7 +14,7 @@ extension StreamCall {
 
   /// Makes the callee for the node picked, or for the app. It starts to connect and reports from a later turn.
   func makeCallee() throws(SidecarError) -> any StreamCallee {
-    if let callee = makeGRPCCallee() { return callee }
+    if let callee = try makeGRPCCallee() { return callee }
     switch target {
     case .service(let service, _, let routing):
       guard let node else { throw service.noNodeError }
@@ -36,6 +36,11 @@ extension StreamCall {
     else { throw MessageTranslator.missing(service.text, endpoint.text) }
     try worker.translator.translate(
       message, to: wanted, method, direction, for: direction == .reply ? audience : .people, into: out)
+  }
+
+  /// The method called, where descriptors tell. Errors: they tell several.
+  func method() throws(SidecarError) -> ProtoMethod? {
+    try worker.translator.method(serviceName.span, endpoint.span)
   }
 
   var serviceName: FixedBytes {

@@ -5,8 +5,24 @@ final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
   private var stream: GRPCClientStream?
   private var reply: ByteBuffer?
   private var hasRetried = false
+  private var method: ProtoMethod?
+  /// The payload as protobuf, where the caller speaks JSON and a descriptor says how.
+  private var translated: ByteBuffer?
 
   override func connect() {
+    if format == .json, translated == nil, let request {
+      do throws(SidecarError) {
+        method = try worker.translator.method(worker.settings.fromService.span, endpoint.span)
+        if let method {
+          let buffer = worker.readers.buffers.take()
+          translated = buffer
+          try worker.translator.translate(
+            request.bytes(payload), to: .protobuf, method, .request, for: .framework, into: buffer)
+        }
+      } catch {
+        return fail(later: error)
+      }
+    }
     let stream = GRPCClientStream(worker: worker, target: app, user: self)
     switch stream.open() {
     case .ready:
@@ -20,16 +36,20 @@ final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
   override func abandon() {
     stream?.abandon()
     stream = nil
-    if let reply { worker.readers.buffers.give(reply) }
+    for buffer in [reply, translated] {
+      if let buffer { worker.readers.buffers.give(buffer) }
+    }
     reply = nil
+    translated = nil
   }
 
   func grpcReady(_ stream: GRPCClientStream) {
     guard stream === self.stream, let request else { return }
     stream.begin(
-      path: worker.appPath(endpoint.span, calledAs: nil).span, format: format, timeout: timeLeft,
+      path: worker.appPath(endpoint.span, calledAs: nil).span, format: translated == nil ? format : .protobuf,
+      timeout: timeLeft,
       metadata: request.bytes(metadata), fill: { _ in })
-    _ = stream.send(request.bytes(payload))
+    _ = stream.send(translated?.bytes ?? request.bytes(payload))
     stream.finishSending()
   }
 
@@ -55,13 +75,21 @@ final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
       return fail(SidecarError(.badUpstreamReply, "the app sent no message, and yet OK", id: errorID))
     }
     self.reply = nil
-    deliver(reply.bytes)
-    worker.readers.buffers.give(reply)
+    defer { worker.readers.buffers.give(reply) }
+    guard let method, translated != nil else { return deliver(reply.bytes) }
+    let json = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(json) }
+    do throws(SidecarError) {
+      try worker.translator.translate(reply.bytes, to: .json, method, .reply, for: .framework, into: json)
+      deliver(json.bytes)
+    } catch {
+      fail(error)
+    }
   }
 
   private func explained(_ failure: GRPCFailure) -> SidecarError {
     let error = SidecarError(failure)
-    guard format == .json, GRPCNaming.mayLackJSON(failure, error) else { return error }
+    guard format == .json, method == nil, GRPCNaming.mayLackJSON(failure, error) else { return error }
     return GRPCNaming.withoutJSON(error, service: errorID, endpoint: endpoint.text)
   }
 

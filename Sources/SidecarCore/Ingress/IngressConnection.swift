@@ -515,6 +515,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     call.endpoint = route.endpoint
     call.routing = route.routing
     call.format = request.format
+    call.audience = request.dialect == .micro ? .framework : .oldFramework
     Metadata.append(from: head, source: .framework, into: buffer)
     call.metadata = 0..<buffer.count
     buffer.append(UnsafeRawBufferPointer(rebasing: body[request.payload]))

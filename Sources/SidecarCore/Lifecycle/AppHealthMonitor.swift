@@ -37,6 +37,9 @@ package final class AppHealthMonitor {
     machine = AppHealthMachine(timing: timing)
   }
 
+  /// As of the last probes.
+  package var isHealthy: Bool { !isStopped && machine.isHealthy }
+
   package func start() {
     isStopped = false
     ask()

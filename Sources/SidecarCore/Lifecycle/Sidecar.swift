@@ -44,6 +44,10 @@ package final class Sidecar: @unchecked Sendable {
   private var exitCode: Int32 = 0
   private var drainTimer: LoopTimer?
   private(set) var isAppHealthy = true
+  /// Descriptors of files, of the app and of nodes.
+  package private(set) lazy var descriptors = DescriptorDirectory(driver: driver, log: log) { [weak self] snapshot in
+    for worker in self?.workers ?? [] { worker.post { $0.descriptors = snapshot } }
+  }
 
   /// Makes everything and binds nothing. Errors: a plug-in refuses its configuration.
   package init(
@@ -138,6 +142,8 @@ package final class Sidecar: @unchecked Sendable {
       return
     }
     workers.append(port)
+    let snapshot = descriptors.snapshot
+    port.post { $0.descriptors = snapshot }
     if port.index == 0 {
       appAddress = app
       frameworkAddress = framework
@@ -212,6 +218,24 @@ package final class Sidecar: @unchecked Sendable {
 
   private func appHealthChanged(_ isHealthy: Bool) {
     guard phase == .serving else { return }
+    if isHealthy, settings.appProtocol == .grpc, let name = settings.serverName, let app = settings.appAddress {
+      // Before the first call: only its descriptors say under which package its methods are.
+      descriptors.learn(name, from: app) { [weak self] isLearned in
+        guard let self, health?.isHealthy == true else { return }
+        if !isLearned, descriptors.snapshot.isEmpty {
+          log.warning(
+            "the app has no server reflection: JSON reaches it only if it takes JSON, and callers of other packages not at "
+              + "all; switch reflection on, or name its descriptors in MICRO_DESCRIPTORS", [("app", app.description)])
+        }
+        setAppHealth(true)
+      }
+      return
+    }
+    setAppHealth(isHealthy)
+  }
+
+  private func setAppHealth(_ isHealthy: Bool) {
+    guard phase == .serving else { return }
     isAppHealthy = isHealthy
     tellWorkers(isHealthy: isHealthy)
     appLease?.setHealthy(isHealthy)
@@ -275,6 +299,7 @@ package final class Sidecar: @unchecked Sendable {
     health?.stop()
     for supervisor in supervisors { supervisor.stop() }
     resolver.stop()
+    descriptors.stop()
     admin?.close()
     for worker in workers { worker.post { $0.closeAll() } }
     launcher.stopAll()
@@ -337,6 +362,11 @@ package final class Sidecar: @unchecked Sendable {
     case .refused(let why)?: .text(403, why)
     case .unavailable(let why)?: .text(503, why)
     }
+  }
+
+  func describe(_ name: ServiceName, at target: DialTarget, for worker: WorkerPort) {
+    guard phase == .serving, let target = Destination(target) else { return worker.post { $0.described(name) } }
+    descriptors.learn(name, from: target) { _ in worker.post { $0.described(name) } }
   }
 
   func resolve(_ name: ServiceName, for worker: WorkerPort) {
@@ -415,5 +445,9 @@ private struct ControlLink: ControlPort {
 
   func appFailed() {
     mailbox.post { sidecar.value.appFailed() }
+  }
+
+  func describe(_ name: ServiceName, at target: DialTarget, for worker: WorkerPort) {
+    mailbox.post { sidecar.value.describe(name, at: target, for: worker) }
   }
 }

@@ -9,6 +9,15 @@ package protocol ControlPort: Sendable {
   func handle(_ request: APIRequest, reply: @escaping @Sendable (APIReply) -> Void)
   /// A call could not reach the app.
   func appFailed()
+  /// Asks a gRPC server of the service for descriptors; the answer is `Worker.described`.
+  func describe(_ name: ServiceName, at target: DialTarget, for worker: WorkerPort)
+}
+
+extension ControlPort {
+  /// Of a control loop that learns no descriptors.
+  package func describe(_ name: ServiceName, at target: DialTarget, for worker: WorkerPort) {
+    worker.post { $0.described(name) }
+  }
 }
 
 /// A worker as the control loop sees it. Any thread.
@@ -78,7 +87,10 @@ package final class Worker {
   /// The app behind this sidecar, where calls from the framework go.
   private(set) var app: UpstreamTarget?
   /// The message types known at this moment; another snapshot comes through the mailbox when files change.
-  package var descriptors = Descriptors.none
+  package var descriptors: Descriptors {
+    get { translator.descriptors }
+    set { translator.descriptors = newValue }
+  }
   /// The transcoder, which keeps its scratch memory.
   let toProtobuf = JSONToProtobuf()
   let toJSON = ProtobufToJSON()
@@ -267,6 +279,12 @@ package final class Worker {
     return table
   }
 
+  func knownService(_ name: ServiceName) -> ServiceTable? { services[name] }
+
+  func askDescription(_ name: ServiceName, at target: DialTarget) {
+    control.describe(name, at: target, for: WorkerPort(index: index, worker: self))
+  }
+
   func resolve(_ table: ServiceTable) {
     table.status = .resolving
     control.resolve(table.name, for: WorkerPort(index: index, worker: self))
@@ -423,8 +441,6 @@ final class InboundEndpoint {
   private let service: String
   let name: String
   private let metrics: WorkerMetrics
-  /// gRPC's path, where descriptors of the app tell it.
-  var path: FixedBytes?
   private var handles: [WorkerMetrics.Handle?]
   var isReal = false {
     didSet { if isReal != oldValue { forget() } }

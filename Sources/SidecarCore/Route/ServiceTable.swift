@@ -56,6 +56,9 @@ package final class ServiceTable {
   /// Some node may be marked to be avoided.
   var mayAvoid = false
   var waiting: [any ResolutionWaiter] = []
+  /// What its nodes said of their messages.
+  var description = Description()
+  private var versions: Set<String> = []
   /// Which endpoints the registries know, and whether they are streams.
   private var endpoints: [String: Bool] = [:]
   private unowned let worker: Worker
@@ -97,6 +100,11 @@ package final class ServiceTable {
     for state in nodes where !stays.contains(ObjectIdentifier(state)) { state.target.retire() }
     nodes = kept
     selector.rebuild(Candidates(revision: revision, nodes: nodes.map(\.node)))
+    let versions = Set(entry.versions.map(\.version))
+    if versions != self.versions {
+      self.versions = versions
+      description.askedAt = nil
+    }
     endpoints.removeAll()
     hasStreams = false
     for version in entry.versions {
