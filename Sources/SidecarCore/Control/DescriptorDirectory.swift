@@ -8,8 +8,8 @@ package final class DescriptorDirectory {
   package static let learnedMax = 256
   /// Servers asked at once; a call that needs another one goes on without.
   package static let askingMax = 16
-  /// How long a server may take to tell, in nanoseconds.
-  package static let timeout: Int64 = 2_000_000_000
+  /// How long a server may take to tell, in nanoseconds: calls wait for it.
+  package static let timeout: Int64 = 1_000_000_000
   /// Within this time of an answer a server is not asked again: workers notice on their own what is missing, each once.
   private static let freshFor: Int64 = 5_000_000_000
 

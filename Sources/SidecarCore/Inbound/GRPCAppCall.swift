@@ -45,8 +45,10 @@ final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
 
   func grpcReady(_ stream: GRPCClientStream) {
     guard stream === self.stream, let request else { return }
+    let path = worker.appPath(endpoint.span, calledAs: nil)
+    defer { withExtendedLifetime(path) {} }
     stream.begin(
-      path: worker.appPath(endpoint.span, calledAs: nil).span, format: translated == nil ? format : .protobuf,
+      path: path.span, format: translated == nil ? format : .protobuf,
       timeout: timeLeft,
       metadata: request.bytes(metadata), fill: { _ in })
     _ = stream.send(translated?.bytes ?? request.bytes(payload))
