@@ -223,7 +223,8 @@ class GRPCServer:
 
     # What grpcio asks of a generic handler.
     def service(self, details):
-        self.paths.append(details.method)
+        if not details.method.startswith("/grpc.reflection."):
+            self.paths.append(details.method)
         method = self.method(details.method)
         if method is None:
             return None
@@ -332,14 +333,16 @@ def channel(port):
 class RawNode:
     """HTTP/2 on PyPI's h2. `answer(node, connection, stream id, headers, body)` is called for each whole request, and
     `begun` for its headers when given. What it did is in `requests` (headers, body), `resets` (stream id, code), `pings`
-    and `connections`.
+    and
+    `connections`, those that brought a call. It has no reflection, and what asks for it is not shown.
     """
 
     def __init__(self, answer=None, begun=None, streams_max=None, window=None):
         self.answer = answer or RawNode.hello
         self.begun = begun
         self.streams_max, self.window = streams_max, window
-        self.requests, self.resets, self.pings, self.connections = [], [], [], []
+        self.requests, self.resets, self.pings, self.peers = [], [], [], []
+        self.connections = []
         self.open_now, self.open_most = 0, 0
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -355,7 +358,7 @@ class RawNode:
     def stop(self):
         self.stopping = True
         self.listener.close()
-        for peer in self.connections:
+        for peer in self.peers:
             peer.close()
 
     def accept(self):
@@ -365,7 +368,7 @@ class RawNode:
             except OSError:
                 return
             peer = RawPeer(self, sock)
-            self.connections.append(peer)
+            self.peers.append(peer)
             threading.Thread(target=peer.run, daemon=True).start()
 
     @staticmethod
@@ -386,7 +389,7 @@ class RawPeer:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
         self.lock = threading.RLock()
-        self.heads, self.bodies = {}, {}
+        self.heads, self.bodies, self.reflections = {}, {}, set()
         self.acknowledges = True
         self.waiting = {}  # what the peer's windows do not let go yet, by stream
 
@@ -417,7 +420,13 @@ class RawPeer:
             self.close()
 
     def happened(self, event):
+        if getattr(event, "stream_id", None) in self.reflections:
+            return None
         if isinstance(event, h2.events.RequestReceived):
+            if dict(event.headers)[":path"].startswith("/grpc.reflection."):
+                return self.has_no_reflection(event.stream_id)
+            if self not in self.node.connections:
+                self.node.connections.append(self)
             self.heads[event.stream_id], self.bodies[event.stream_id] = event.headers, b""
             with self.node.lock:
                 self.node.open_now += 1
@@ -439,6 +448,13 @@ class RawPeer:
             self.ended()
         elif isinstance(event, h2.events.PingReceived):
             self.node.pings.append(time.monotonic())
+
+    def has_no_reflection(self, stream):
+        self.reflections.add(stream)
+        head = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "12")]
+        with self.lock:
+            self.h2.send_headers(stream, head, end_stream=True)
+            self.flush()
 
     def ended(self):
         with self.node.lock:
