@@ -82,10 +82,19 @@ final class WebSocketApp: StreamCallee, StreamHandler {
 
   // MARK: From the call
 
+  /// JSON wherever that can be had: apps without code generated from `.proto` files read nothing else.
   func format(for caller: PayloadFormat) -> PayloadFormat {
-    sendsText = caller == .json
+    sendsText = caller == .json || caller == .protobuf && isTranslatable
     if caller != .json { binaryFormat = caller }
-    return caller
+    return sendsText ? .json : caller
+  }
+
+  private var isTranslatable: Bool {
+    do throws(SidecarError) {
+      return try worker.translator.method(worker.settings.fromService.span, call.endpoint.span) != nil
+    } catch {
+      return true  // Several descriptors fit: the first message fails and says which.
+    }
   }
 
   func send(_ message: UnsafeRawBufferPointer) -> WriteState {
