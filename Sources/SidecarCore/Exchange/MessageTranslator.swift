@@ -73,6 +73,12 @@ package final class MessageTranslator {
     }
   }
 
+  /// Whether a descriptor says that the endpoint is a stream either way; nil when none knows it.
+  package func isStream(_ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer) -> Bool? {
+    guard !descriptors.isEmpty, let method = try? method(service, endpoint) else { return nil }
+    return method.isClientStreaming || method.isServerStreaming
+  }
+
   /// Appends `message` in the other format to `out`. Errors: the sender's fault, so `badRequest` for a request and
   /// `badUpstreamReply` for a reply, with the field's path and the rule it breaks.
   package func translate(

@@ -7,8 +7,10 @@ extension StreamCall {
     switch target {
     case .service(let service, let endpoint, _):
       if !service.nodes.isEmpty, service.nodes.allSatisfy({ $0.dialect.isGRPC }) { return false }
-      return !(service.isStream(endpoint.text) ?? assumesStream)
-    case .app(let endpoint): return worker.settings.appProtocol != .grpc && !worker.appStreams(endpoint.text)
+      return !(service.isStream(endpoint.text)
+        ?? worker.translator.isStream(service.nameBytes.span, endpoint.span) ?? assumesStream)
+    case .app(let endpoint):
+      return worker.settings.appProtocol != .grpc && !worker.isAppStream(endpoint.text, endpoint.span)
     }
   }
 
@@ -21,6 +23,11 @@ extension StreamCall {
       return FrameCallee(self, target: node.target, node: node, service: service.nameBytes, routing: routing)
     case .app(let endpoint):
       guard let app = worker.app else { throw .noApp(worker.settings.serviceName) }
+      if worker.settings.appProtocol == .mucp {
+        let service = worker.settings.fromService
+        let routing = Route.routing(service, endpoint, .empty)
+        return FrameCallee(self, target: app, node: nil, service: service, routing: routing)
+      }
       if worker.appStreamForm(endpoint.text) == .ndjson { return LinesApp(self, app: app, endpoint: endpoint) }
       return WebSocketApp(self, app: app)
     }

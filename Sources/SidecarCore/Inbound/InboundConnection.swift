@@ -89,7 +89,7 @@ final class InboundConnection: CallerConnection, AppCallOwner {
           .overloaded, "\(worker.settings.callsMax) calls are under way", id: worker.settings.serviceName))
       return
     }
-    if worker.appStreams(self.endpoint?.name ?? "") {
+    if worker.isAppStream(self.endpoint?.name ?? "", endpoint) {
       return startStream(request, endpoint, head, UnsafeRawBufferPointer(rebasing: body[request.payload]))
     }
     let limit = worker.settings.requestTimeout

@@ -346,7 +346,9 @@ package final class Worker {
   }
 
   /// Whether the app serves the endpoint as a stream.
-  func appStreams(_ endpoint: String) -> Bool { settings.appStreams[endpoint] != nil }
+  func isAppStream(_ name: String, _ bytes: UnsafeRawBufferPointer) -> Bool {
+    settings.appStreams[name] != nil || translator.isStream(settings.fromService.span, bytes) == true
+  }
 
   /// How the app takes the stream `endpoint`: as configured, else as it was found out. Nil: not known yet.
   func appStreamForm(_ endpoint: String) -> AppStream.Form? {
