@@ -18,6 +18,16 @@ package enum GRPCText {
     }
   }
 
+  /// How many bytes of `text` have a percent-encoding of `encodedMax` bytes at most.
+  package static func prefix(of text: UnsafeRawBufferPointer, encodedMax: Int) -> Int {
+    var encoded = 0
+    for (index, byte) in text.enumerated() {
+      encoded += byte >= 0x20 && byte <= 0x7E && byte != UInt8(ascii: "%") ? 1 : 3
+      if encoded > encodedMax { return index }
+    }
+    return text.count
+  }
+
   private static func upperHexDigit(_ value: UInt8) -> UInt8 { value < 10 ? 0x30 + value : 0x41 + value - 10 }
 
   /// Undoes percent-encoding. What is not a valid `%XX` stays as it is: a broken message must not hide an error.

@@ -1,8 +1,9 @@
 // How a call ends, as trailers: what our server side writes, and what our client side makes of what it reads.
 
 package enum GRPCTrailers {
-  /// Bytes of an error's text that are sent. Clients allow all trailers 8 KiB (grpc's C core), so the rest is cut.
-  package static let messageMax = 3 * 1024
+  /// Bytes of an error's text that are sent, percent-encoded. Clients allow all trailers 8 KiB (grpc's C core), so the
+  /// rest is cut.
+  package static let messageMax = 4 * 1024
   /// Bytes of an error's text up to which it is said a second time, as a detail.
   package static let detailedMax = 1024
 
@@ -27,18 +28,17 @@ package enum GRPCTrailers {
     list.append("grpc-status") { $0.append(decimal: status.rawValue) }
     let text = ByteBuffer(capacity: 256)
     error.writeFrameText(into: text)
-    if text.count > messageMax {
+    var micro = error.microError
+    if GRPCText.prefix(of: text.bytes, encodedMax: messageMax) < text.count {
+      // Still JSON. A character is no more than 12 bytes of it.
       text.removeAll()
-      var short = error.microError
-      short.detail = String(short.detail.prefix(messageMax / 8)) + "…"
-      short.id = String(short.id.prefix(messageMax / 8))
-      short.status = String(short.status.prefix(messageMax / 8))
-      short.write(into: text)
+      micro.detail = String(micro.detail.unicodeScalars.prefix(messageMax / 32)) + "…"
+      micro.id = String(micro.id.unicodeScalars.prefix(messageMax / 64))
+      micro.status = String(micro.status.unicodeScalars.prefix(messageMax / 64))
+      micro.write(into: text)
     }
     appendMessage(text.bytes, to: list)
-    guard text.count <= detailedMax else { return }
-    let micro = error.microError
-    guard micro.isStructured else { return }
+    guard text.count <= detailedMax, micro.isStructured else { return }
     let details = ByteBuffer(capacity: 512)
     appendStatus(status, message: text.bytes, micro, to: details)
     appendDetails(details.bytes, to: list)
@@ -46,7 +46,7 @@ package enum GRPCTrailers {
 
   private static func appendMessage(_ text: UnsafeRawBufferPointer, to list: HTTP2HeaderList) {
     guard !text.isEmpty else { return }
-    let cut = UnsafeRawBufferPointer(rebasing: text.prefix(messageMax))
+    let cut = UnsafeRawBufferPointer(rebasing: text[..<GRPCText.prefix(of: text, encodedMax: messageMax)])
     list.append("grpc-message", isVarying: true) { buffer in
       let start = buffer.count
       GRPCText.appendPercentEncoded(cut, to: buffer)

@@ -158,7 +158,7 @@ extension HTTP2Session {
 
   /// The head of a frame is here. Told for every type, known or not.
   fileprivate func begins(_ head: nghttp2_frame_hd) -> Int32 {
-    framesReceived &+= 1
+    knownBytes &+= 9 &+ head.length
     switch UInt32(head.type) {
     case NGHTTP2_DATA.rawValue:
       // Padding does not make it less empty; whether there is some is seen when it is whole.

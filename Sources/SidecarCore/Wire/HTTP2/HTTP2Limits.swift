@@ -59,9 +59,13 @@ package enum HTTP2Limits {
     package static let ping = 4
     package static let settings = 16
     package static let emptyData = 4
-    /// WINDOW_UPDATE, PRIORITY, and types that are not known.
+    /// WINDOW_UPDATE and PRIORITY.
     package static let other = 1
+    /// Bytes of frames of unknown types, heads included, that cost 1.
+    package static let unknownBytes = 64
   }
+  /// Of a client's preface.
+  static let prefaceBytes = 24
 }
 
 /// A number that is spent by events and grows with time, up to `burst`.

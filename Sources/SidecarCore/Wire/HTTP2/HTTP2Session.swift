@@ -62,8 +62,9 @@ package final class HTTP2Session {
   private var isSettling = false
   /// A final GOAWAY of ours is under way or sent.
   package private(set) var isLeaving = false
-  /// Frames received, of whatever type.
-  package internal(set) var framesReceived: UInt64 = 0
+  /// Bytes of the frames whose heads nghttp2 has told of: it says nothing of types it does not know.
+  var knownBytes = HTTP2Limits.prefaceBytes
+  private(set) var receivedBytes = 0
   /// Whether the peer's first SETTINGS have come.
   package internal(set) var isEstablished = false
 
@@ -95,6 +96,12 @@ package final class HTTP2Session {
     let taken = nghttp2_session_mem_recv(
       raw, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), bytes.count)
     isReceiving = false
+    receivedBytes &+= bytes.count
+    if receivedBytes > knownBytes {
+      let cost = (receivedBytes - knownBytes) / HTTP2Limits.FrameCost.unknownBytes
+      knownBytes &+= cost * HTTP2Limits.FrameCost.unknownBytes
+      if cost > 0, taken >= 0, !control.spend(cost) { violated(.enhanceYourCalm) }
+    }
     if let violation {
       fail(violation)
     } else if taken < 0 {
