@@ -156,30 +156,52 @@ extension HTTP2Session {
 
   // MARK: Floods
 
-  /// The head of a frame is here. Told for every type, known or not.
-  fileprivate func begins(_ head: nghttp2_frame_hd) -> Int32 {
-    knownBytes &+= 9 &+ head.length
+  /// A frame's head has come, of whatever type; nghttp2 has not seen it yet.
+  func scanned(_ head: HTTP2FrameScanner.Head) {
     switch UInt32(head.type) {
     case NGHTTP2_DATA.rawValue:
-      // Padding does not make it less empty; whether there is some is seen when it is whole.
-      return head.length == 0 && head.flags & Self.endStream == 0 ? spend(HTTP2Limits.FrameCost.emptyData) : 0
-    case NGHTTP2_HEADERS.rawValue, NGHTTP2_CONTINUATION.rawValue, NGHTTP2_GOAWAY.rawValue: return 0
+      // Padding makes it no less empty; whether there is some is seen when it is whole.
+      if head.length == 0, head.flags & Self.endStream == 0 { spend(HTTP2Limits.FrameCost.emptyData) }
+    case NGHTTP2_HEADERS.rawValue, NGHTTP2_CONTINUATION.rawValue, NGHTTP2_GOAWAY.rawValue: break
     case NGHTTP2_RST_STREAM.rawValue:
-      if role == .server, !resets.spend(1) {
-        violated(.enhanceYourCalm)
-        return Self.stop
-      }
-      return 0
-    case NGHTTP2_SETTINGS.rawValue: return spend(HTTP2Limits.FrameCost.settings)
-    case NGHTTP2_PING.rawValue: return spend(HTTP2Limits.FrameCost.ping)
-    default: return spend(HTTP2Limits.FrameCost.other)
+      if role == .server, !resets.spend(1) { violated(.enhanceYourCalm) }
+    case NGHTTP2_SETTINGS.rawValue: spend(HTTP2Limits.FrameCost.settings)
+    case NGHTTP2_PING.rawValue: spend(HTTP2Limits.FrameCost.ping)
+    case NGHTTP2_PRIORITY.rawValue:
+      spend(HTTP2Limits.FrameCost.other)
+      // Priorities are declined, and nghttp2 then looks at nothing but the length. A stream that depends on itself was a
+      // fault until RFC 9113 (RFC 7540 §5.3.1).
+      if head.stream == 0 || head.stream == head.dependency { violated(.protocolError) }
+    default: spend(HTTP2Limits.FrameCost.other)
     }
   }
 
-  private func spend(_ cost: Int) -> Int32 {
-    if control.spend(cost) { return 0 }
-    violated(.enhanceYourCalm)
-    return Self.stop
+  private func spend(_ cost: Int) {
+    if !control.spend(cost) { violated(.enhanceYourCalm) }
+  }
+
+  /// nghttp2 has come to a frame. Of streams that are closed it remembers nothing, so this does (RFC 9113 §5.1, §5.1.1).
+  fileprivate func begins(_ head: nghttp2_frame_hd) -> Int32 {
+    guard role == .server, head.type <= UInt8(NGHTTP2_HEADERS.rawValue) else { return 0 }
+    let id = head.stream_id
+    if id > lastOpened {
+      guard UInt32(head.type) == NGHTTP2_HEADERS.rawValue else { return 0 }
+      if id > lastOpened + 2 {
+        if passedOver.count >= HTTP2Limits.gapsRemembered { passedOver.removeFirst() }
+        passedOver.append(lastOpened + 1...id - 1)
+      }
+      lastOpened = id
+      return 0
+    }
+    guard id > 0, nghttp2_session_find_stream(raw, id) == nil else { return 0 }
+    if UInt32(head.type) == NGHTTP2_HEADERS.rawValue, passedOver.contains(where: { $0.contains(id) }) {
+      violated(.protocolError)
+      return Self.stop
+    }
+    if wasReset(id) { return 0 }
+    _ = nghttp2_submit_rst_stream(
+      raw, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, HTTP2ErrorCode.streamClosed.rawValue)
+    return 0
   }
 
   // MARK: Receiving
@@ -216,12 +238,7 @@ extension HTTP2Session {
       if head.flags & Self.endStream != 0 {
         if let stream = stream(head.stream_id) { peerEnded(stream) }
       } else if head.length > 0, head.length == frame.pointee.data.padlen {
-        return spend(HTTP2Limits.FrameCost.emptyData)
-      }
-    case NGHTTP2_PRIORITY.rawValue:
-      // Priorities are ignored, by nghttp2 too; a stream that depends on itself is still a fault (RFC 7540 §5.3.1).
-      if frame.pointee.priority.pri_spec.stream_id == head.stream_id {
-        _ = nghttp2_session_terminate_session(raw, HTTP2ErrorCode.protocolError.rawValue)
+        spend(HTTP2Limits.FrameCost.emptyData)
       }
     case NGHTTP2_SETTINGS.rawValue where head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0:
       isEstablished = true
@@ -291,6 +308,7 @@ extension HTTP2Session {
           raw, UInt8(NGHTTP2_FLAG_NONE.rawValue), head.stream_id, HTTP2ErrorCode.noError.rawValue)
       }
     case NGHTTP2_RST_STREAM.rawValue where role == .server:
+      noteReset(head.stream_id)
       switch HTTP2ErrorCode(rawValue: frame.pointee.rst_stream.error_code) {
       case .noError, .cancel: break
       default: if !resets.spend(1) { violated(.enhanceYourCalm) }

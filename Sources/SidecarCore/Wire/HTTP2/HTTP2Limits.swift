@@ -59,13 +59,14 @@ package enum HTTP2Limits {
     package static let ping = 4
     package static let settings = 16
     package static let emptyData = 4
-    /// WINDOW_UPDATE and PRIORITY.
+    /// WINDOW_UPDATE, PRIORITY, and types that are not known.
     package static let other = 1
-    /// Bytes of frames of unknown types, heads included, that cost 1.
-    package static let unknownBytes = 64
   }
-  /// Of a client's preface.
-  static let prefaceBytes = 24
+
+  /// Streams reset by the server of which frames on their way are taken for such.
+  package static let resetsRemembered = 256
+  /// Gaps in a client's stream ids that are remembered.
+  package static let gapsRemembered = 16
 }
 
 /// A number that is spent by events and grows with time, up to `burst`.

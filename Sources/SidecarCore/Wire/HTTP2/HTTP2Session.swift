@@ -62,9 +62,13 @@ package final class HTTP2Session {
   private var isSettling = false
   /// A final GOAWAY of ours is under way or sent.
   package private(set) var isLeaving = false
-  /// Bytes of the frames whose heads nghttp2 has told of: it says nothing of types it does not know.
-  var knownBytes = HTTP2Limits.prefaceBytes
-  private(set) var receivedBytes = 0
+  private var scanner: HTTP2FrameScanner
+  /// Server: the highest stream the client has opened, and the ids below it that it has passed over, the last few.
+  var lastOpened: Int32 = -1
+  var passedOver: [ClosedRange<Int32>] = []
+  /// Streams that were reset from here, the last ones: what the peer had sent before it heard of that may still come.
+  private var resetHere: [Int32] = []
+  private var resetHereNext = 0
   /// Whether the peer's first SETTINGS have come.
   package internal(set) var isEstablished = false
 
@@ -75,6 +79,7 @@ package final class HTTP2Session {
     self.buffers = buffers
     resets = FloodBudget(burst: HTTP2Limits.resetsBurst, perSecond: HTTP2Limits.resetsPerSecond, now: now)
     control = FloodBudget(burst: HTTP2Limits.controlBurst, perSecond: HTTP2Limits.controlPerSecond, now: now)
+    scanner = HTTP2FrameScanner(skip: role == .server ? HTTP2FrameScanner.prefaceBytes : 0)
     raw = HTTP2Callbacks.makeSession(role)
     // Only now is there a `self` to point to.
     nghttp2_session_set_user_data(raw, Unmanaged.passUnretained(self).toOpaque())
@@ -93,15 +98,16 @@ package final class HTTP2Session {
     resets.refill(now)
     control.refill(now)
     isReceiving = true
+    var input = bytes
+    while let head = scanner.next(&input) { scanned(head) }
+    if let violation {
+      isReceiving = false
+      fail(violation)
+      return
+    }
     let taken = nghttp2_session_mem_recv(
       raw, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), bytes.count)
     isReceiving = false
-    receivedBytes &+= bytes.count
-    if receivedBytes > knownBytes {
-      let cost = (receivedBytes - knownBytes) / HTTP2Limits.FrameCost.unknownBytes
-      knownBytes &+= cost * HTTP2Limits.FrameCost.unknownBytes
-      if cost > 0, taken >= 0, !control.spend(cost) { violated(.enhanceYourCalm) }
-    }
     if let violation {
       fail(violation)
     } else if taken < 0 {
@@ -309,6 +315,19 @@ package final class HTTP2Session {
     _ = nghttp2_session_terminate_session(raw, code.rawValue)
     wantFlush()
   }
+
+  /// RST_STREAM of ours is out.
+  func noteReset(_ id: Int32) {
+    guard role == .server else { return }
+    if resetHere.count < HTTP2Limits.resetsRemembered {
+      resetHere.append(id)
+    } else {
+      resetHere[resetHereNext] = id
+      resetHereNext = (resetHereNext + 1) % resetHere.count
+    }
+  }
+
+  func wasReset(_ id: Int32) -> Bool { resetHere.contains(id) }
 
   /// Ends the connection once the callback at hand has returned.
   func violated(_ code: HTTP2ErrorCode) { if violation == nil { violation = code } }
