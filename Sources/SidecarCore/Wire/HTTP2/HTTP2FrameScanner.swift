@@ -37,7 +37,7 @@ struct HTTP2FrameScanner {
       if input.isEmpty { return nil }
       if partialCount == 0, input.count >= Self.priorityBytes {
         // The common case: all here.
-        let head = read(input)
+        let head = Self.read(input)
         let taken = head.dependency == nil ? Self.headBytes : Self.priorityBytes
         skip = Self.headBytes &+ head.length &- taken
         input = UnsafeRawBufferPointer(rebasing: input[taken...])
@@ -52,7 +52,7 @@ struct HTTP2FrameScanner {
       partialCount += step
       input = UnsafeRawBufferPointer(rebasing: input[step...])
       guard partialCount == wanted else { return nil }
-      var head = withUnsafeBytes(of: &partial) { read($0) }
+      var head = withUnsafeBytes(of: &partial) { Self.read($0) }
       if wanted == Self.headBytes, head.dependency != nil {
         // Its dependency is still to come.
         continue
@@ -65,7 +65,7 @@ struct HTTP2FrameScanner {
   }
 
   /// `bytes` has 13 or more; those beyond what has come are not looked at but for `dependency`.
-  private func read(_ bytes: UnsafeRawBufferPointer) -> Head {
+  private static func read(_ bytes: UnsafeRawBufferPointer) -> Head {
     let first = UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: 0, as: UInt32.self))
     let stream = UInt32(bigEndian: bytes.loadUnaligned(fromByteOffset: 5, as: UInt32.self)) & 0x7FFF_FFFF
     var head = Head(
