@@ -1,5 +1,5 @@
-// What the sidecar answers for the app by gRPC: `grpc.health.v1` (health.proto of grpc/grpc-proto) and go-micro's Debug
-// handler.
+// What the sidecar answers for the app by gRPC: `grpc.health.v1` (health.proto of grpc/grpc-proto), go-micro's Debug
+// handler, and server reflection (`GRPCReflection`).
 
 /// A method that is no call.
 enum GRPCBuiltIn {
@@ -8,10 +8,17 @@ enum GRPCBuiltIn {
   /// A `healthWatch` whose request has come.
   case watch(GRPCHealthWatch)
   case debug(DebugReplies.Method)
+  /// As many requests as the caller likes, each with its reply.
+  case reflection(GRPCReflection)
 
   /// Debug is known by its endpoint, not by its path.
-  init?(_ path: UnsafeRawBufferPointer) {
-    if ASCIIText.equals(path, "/grpc.health.v1.Health/Check") {
+  init?(_ path: UnsafeRawBufferPointer, _ connection: GRPCServerConnection) {
+    if GRPCReflection.isReflection(path) {
+      let worker = connection.worker
+      self = .reflection(
+        GRPCReflection(
+          worker.translator.descriptors, app: worker.settings.serviceName, side: connection.side))
+    } else if ASCIIText.equals(path, "/grpc.health.v1.Health/Check") {
       self = .healthCheck
     } else if ASCIIText.equals(path, "/grpc.health.v1.Health/Watch") {
       self = .healthWatch
@@ -23,7 +30,7 @@ enum GRPCBuiltIn {
   /// Whether the sidecar answers it on the app's side too, where the question is about the sidecar.
   var isOfSidecar: Bool {
     switch self {
-    case .healthCheck, .healthWatch: true
+    case .healthCheck, .healthWatch, .reflection: true
     case .watch, .debug: false
     }
   }

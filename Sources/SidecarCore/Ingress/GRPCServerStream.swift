@@ -76,7 +76,7 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
     } else if let authority = head.authority, GRPCPath.namesService(authority) {
       service = authority
     } else {
-      if let method = GRPCBuiltIn(path), method.isOfSidecar { return answer(method) }
+      if let method = GRPCBuiltIn(path, connection), method.isOfSidecar { return answer(method) }
       service = target.package(path)
     }
     guard !service.isEmpty else {
@@ -96,7 +96,7 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
     _ path: UnsafeRawBufferPointer, _ target: GRPCPath, endpoint: UnsafeRawBufferPointer, _ head: HTTP2Fields,
     _ deadline: Instant
   ) throws(SidecarError) {
-    if let method = GRPCBuiltIn(path) { return answer(method) }
+    if let method = GRPCBuiltIn(path, connection) { return answer(method) }
     if DebugReplies.method(endpoint) != nil { return answer(.debug(DebugReplies.method(endpoint) ?? .health)) }
     self.endpoint = worker.inboundEndpoint(endpoint)
     guard worker.app != nil else {
@@ -122,6 +122,11 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
 
   private func answer(_ method: GRPCBuiltIn) {
     builtIn = method
+    if case .reflection(let reflection) = method, reflection.isEmpty {
+      fail(
+        SidecarError(
+          GRPCFailure(.unimplemented, "no descriptors are known here; name files with them in MICRO_DESCRIPTORS")))
+    }
   }
 
   // MARK: The request's messages
@@ -150,7 +155,10 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
     do throws(GRPCFramingError) {
       while !isHeldBack, !isOver {
         guard case .message(let message) = try reader.next(&input) else { break }
-        if let builtIn { return answer(builtIn, message) }
+        if let builtIn {
+          answer(builtIn, message)
+          continue
+        }
         guard let call else { break }
         if call.send(message, format) == .congested { isHeldBack = true }
       }
@@ -172,13 +180,18 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
       let error = GRPCFramingError.truncated
       return failCall(SidecarError(GRPCFailure(error.status, error.message)))
     }
+    if case .reflection = builtIn { return end(nil) }
+    if case .watch = builtIn { return }
     if builtIn != nil {
       return failCall(SidecarError(GRPCFailure(.internal, "the request has no message")))
     }
     call?.finishSending()
   }
 
-  func calleeDrained(_ call: StreamCall) {
+  func calleeDrained(_ call: StreamCall) { takeOn() }
+
+  /// Goes on with what has been kept.
+  private func takeOn() {
     guard isHeldBack, !isOver else { return }
     isHeldBack = false
     if let buffer = waiting {
@@ -226,7 +239,10 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
     return GRPCFraming.withPrefix(message.count) { stream.send($0, message) }
   }
 
-  func http2StreamDrained(_ stream: HTTP2Stream) { call?.callerDrained() }
+  func http2StreamDrained(_ stream: HTTP2Stream) {
+    if builtIn != nil { return takeOn() }
+    call?.callerDrained()
+  }
 
   func calleeEnded(_ call: StreamCall, _ error: SidecarError?, trailers: UnsafeRawBufferPointer) {
     self.call = nil
@@ -321,6 +337,11 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
         }
         DebugReplies.health(format: format, into: reply)
       case .debug(.stats): DebugReplies.stats(worker.stats(), format: format, into: reply)
+      case .reflection(let reflection):
+        try reflection.answer(message, into: reply)
+        // A caller that asks on and on must take the answers.
+        if send(reply.bytes) == .congested { isHeldBack = true }
+        return
       }
     } catch {
       return failCall(error)

@@ -162,6 +162,8 @@ extension HTTP2Session {
     case NGHTTP2_DATA.rawValue:
       // Padding makes it no less empty; whether there is some is seen when it is whole.
       if head.length == 0, head.flags & Self.endStream == 0 { spend(HTTP2Limits.FrameCost.emptyData) }
+      // nghttp2 passes over what comes for a closed stream without a word.
+      if role == .server { refuseIfClosed(Int32(truncatingIfNeeded: head.stream)) }
     case NGHTTP2_HEADERS.rawValue, NGHTTP2_CONTINUATION.rawValue, NGHTTP2_GOAWAY.rawValue: break
     case NGHTTP2_RST_STREAM.rawValue:
       if role == .server, !resets.spend(1) { violated(.enhanceYourCalm) }
@@ -180,12 +182,19 @@ extension HTTP2Session {
     if !control.spend(cost) { violated(.enhanceYourCalm) }
   }
 
-  /// nghttp2 has come to a frame. Of streams that are closed it remembers nothing, so this does (RFC 9113 §5.1, §5.1.1).
+  /// A message's frame on a stream that was closed by the peer or by both is a fault (RFC 9113 §5.1). nghttp2 remembers
+  /// nothing of closed streams.
+  private func refuseIfClosed(_ id: Int32) {
+    guard id > 0, id <= lastOpened, nghttp2_session_find_stream(raw, id) == nil, !wasReset(id) else { return }
+    _ = nghttp2_submit_rst_stream(
+      raw, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, HTTP2ErrorCode.streamClosed.rawValue)
+  }
+
+  /// nghttp2 has come to a frame.
   fileprivate func begins(_ head: nghttp2_frame_hd) -> Int32 {
-    guard role == .server, head.type <= UInt8(NGHTTP2_HEADERS.rawValue) else { return 0 }
+    guard role == .server, UInt32(head.type) == NGHTTP2_HEADERS.rawValue else { return 0 }
     let id = head.stream_id
     if id > lastOpened {
-      guard UInt32(head.type) == NGHTTP2_HEADERS.rawValue else { return 0 }
       if id > lastOpened + 2 {
         if passedOver.count >= HTTP2Limits.gapsRemembered { passedOver.removeFirst() }
         passedOver.append(lastOpened + 1...id - 1)
@@ -193,14 +202,12 @@ extension HTTP2Session {
       lastOpened = id
       return 0
     }
-    guard id > 0, nghttp2_session_find_stream(raw, id) == nil else { return 0 }
-    if UInt32(head.type) == NGHTTP2_HEADERS.rawValue, passedOver.contains(where: { $0.contains(id) }) {
+    // A client counts upwards (RFC 9113 §5.1.1).
+    if passedOver.contains(where: { $0.contains(id) }) {
       violated(.protocolError)
       return Self.stop
     }
-    if wasReset(id) { return 0 }
-    _ = nghttp2_submit_rst_stream(
-      raw, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, HTTP2ErrorCode.streamClosed.rawValue)
+    refuseIfClosed(id)
     return 0
   }
 

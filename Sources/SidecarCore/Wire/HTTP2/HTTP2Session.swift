@@ -63,6 +63,8 @@ package final class HTTP2Session {
   /// A final GOAWAY of ours is under way or sent.
   package private(set) var isLeaving = false
   private var scanner: HTTP2FrameScanner
+  /// Frames received, of whatever type.
+  package private(set) var framesReceived: UInt64 = 0
   /// Server: the highest stream the client has opened, and the ids below it that it has passed over, the last few.
   var lastOpened: Int32 = -1
   var passedOver: [ClosedRange<Int32>] = []
@@ -99,7 +101,10 @@ package final class HTTP2Session {
     control.refill(now)
     isReceiving = true
     var input = bytes
-    while let head = scanner.next(&input) { scanned(head) }
+    while let head = scanner.next(&input) {
+      framesReceived &+= 1
+      scanned(head)
+    }
     if let violation {
       isReceiving = false
       fail(violation)
