@@ -56,12 +56,16 @@ enum MucpOracle {
       for range in [request.service, request.endpoint, request.topic, request.id, request.rawJSONID, request.stream] {
         if range.upperBound > notes.count { fail("a range leaves the notes") }
       }
-      if request.payload.upperBound > body.count { fail("a payload leaves the body") }
+      if request.payload.upperBound > (request.payloadIsInNotes ? notes.count : body.count) {
+        fail("a payload leaves the body")
+      }
       if let timeout = request.timeoutNanoseconds, !(0...FrameRequest.timeoutNanosecondsMax).contains(timeout) {
         fail("a timeout is out of bounds")
       }
       if request.kind == .call { checkEndpoint(notes.bytes(request.endpoint)) }
-      checkReply(request, notes, UnsafeRawBufferPointer(rebasing: body[request.payload]))
+      let payload = ByteBuffer()
+      payload.append(request.payload(body, notes))
+      checkReply(request, notes, payload.bytes)
       checkFailure(request, notes, text)
     } catch {
       let buffer = ByteBuffer()
@@ -85,7 +89,7 @@ enum MucpOracle {
     do throws(WireError) {
       try FrameServer.encodeReply(to: request, notes: notes, payload: payload, into: buffer)
     } catch {
-      if request.codec != .jsonRPC || !buffer.isEmpty { fail("a reply is refused") }
+      if !request.codec.isEnvelope || request.codec == .protoRPC || !buffer.isEmpty { fail("a reply is refused") }
       return
     }
     readOne(.client, buffer) { head, body in
@@ -95,6 +99,8 @@ enum MucpOracle {
         if format != request.format { fail("a reply has another format") }
         let read = UnsafeRawBufferPointer(rebasing: body[range])
         if !means(read, payload, request.codec) { fail("a reply carries another payload") }
+      case .translated(let json):
+        if (try? JSONScanner.validate(json.bytes)) == nil { fail("a translated reply is not JSON") }
       case .endOfStream, .failed: fail("a reply reads as a failure")
       }
     }
@@ -105,11 +111,16 @@ enum MucpOracle {
     _ read: UnsafeRawBufferPointer, _ written: UnsafeRawBufferPointer, _ codec: FrameCodec
   ) -> Bool {
     switch codec {
-    case .protobuf, .protoRPC, .bytes, .grpcFramed: return read.elementsEqual(written)
+    case .protobuf, .protoRPC, .bytes, .grpcFramed, .grpcFramedJSON, .mercury: return read.elementsEqual(written)
+    case .msgpackRPC, .bsonRPC: return read.isEmpty
     case .json:
       var end = written.count
       while end > 0, written[end - 1] == 10 || written[end - 1] == 13 { end -= 1 }
       return read.elementsEqual(written[..<end])
+    case .jsonRPC2:
+      guard let range = try? JSONScanner.validate(written) else { return ASCIIText.equals(read, "{}") }
+      let core = UnsafeRawBufferPointer(rebasing: written[range])
+      return read.elementsEqual(core) || (ASCIIText.equals(core, "null") && read.isEmpty)
     case .jsonRPC:
       guard let range = try? JSONScanner.validate(written) else { return ASCIIText.equals(read, "{}") }
       let core = UnsafeRawBufferPointer(rebasing: written[range])
@@ -125,7 +136,7 @@ enum MucpOracle {
         fail("an error is not in both headers")
       }
       switch FrameClient.decodeReply(head: head, body: body, codec: request.codec) {
-      case .payload: fail("a failure reads as a success")
+      case .payload, .translated: fail("a failure reads as a success")
       case .endOfStream:
         if !ASCIIText.equals(line, "EOS") { fail("a failure reads as a stream's end") }
       case .failed(let error):
@@ -163,12 +174,16 @@ enum MucpOracle {
       if !isPlain(endpoint) { return }
       if request.codec != codec || request.kind != .call { fail("a request reads as another") }
       if !notes.bytes(request.endpoint).elementsEqual(endpoint) { fail("a request has another endpoint") }
-      let read = UnsafeRawBufferPointer(rebasing: body[request.payload])
-      if payload.isEmpty {
+      let read = request.payload(body, notes)
+      if codec == .msgpackRPC || codec == .bsonRPC {
+        if (try? JSONScanner.validate(read)) == nil { fail("a translated request is not JSON") }
+      } else if codec == .grpcFramedJSON {
+        if !read.elementsEqual(payload) { fail("a request carries another payload") }
+      } else if payload.isEmpty {
         if codec.format == .json, !read.starts(with: "{}".utf8) { fail("an empty document is not written as one") }
       } else if codec == .json {
         if !read.starts(with: payload) { fail("a request carries another payload") }
-      } else if codec == .jsonRPC {
+      } else if codec == .jsonRPC || codec == .jsonRPC2 {
         guard let range = try? JSONScanner.validate(payload), read.elementsEqual(payload[range]) else {
           fail("a request carries another payload")
         }
@@ -195,6 +210,9 @@ enum MucpOracle {
       if range.upperBound > body.count { fail("a payload leaves the body") }
       if format != codec.format { fail("a reply has another format") }
       if head.status != 200 { fail("a reply with status \(head.status) is a success") }
+    case .translated(let json):
+      if (try? JSONScanner.validate(json.bytes)) == nil { fail("a translated reply is not JSON") }
+      if codec.format != .json || head.status != 200 { fail("a reply has another format") }
     case .endOfStream: break
     case .failed(let error):
       let text = ByteBuffer()

@@ -255,6 +255,14 @@ private struct SettingsLoader {
         source(of: "MICRO_SIDECAR_COMPAT"),
         "strict is not in this version; fixed answers 404, 415 and 503 where the 2018 sidecar said 500")
     }
+    do throws(SettingMismatch) {
+      let codecs = try FrameCodecTable(adding: settings.codecs)
+      do throws(SettingMismatch) { _ = try ContentTypeChoice(settings.contentTypes, codecs: codecs) } catch {
+        fail(source(of: "MICRO_SIDECAR_CONTENT_TYPE"), "expected \(error.expected)")
+      }
+    } catch {
+      fail(source(of: "MICRO_SIDECAR_CODECS"), "expected \(error.expected)")
+    }
     for text in settings.appStreams where AppStream(text) == nil {
       fail(
         source(of: "MICRO_APP_STREAMS"),

@@ -81,6 +81,12 @@ extension Settings {
       "MICRO_SIDECAR_POOL_IDLE", \.poolIdle, .duration(), .calls,
       "unused time after which a connection to a node is closed"),
     Setting(
+      "MICRO_SIDECAR_CODECS", \.codecs, .list(of: "content-type=codec"), .calls,
+      "content types of go-micro's plug-in codecs jsonrpc2, msgpackrpc, bsonrpc and mercury, besides the usual ones"),
+    Setting(
+      "MICRO_SIDECAR_CONTENT_TYPE", \.contentTypes, .list(of: "content types, each perhaps with service= before it"),
+      .calls, "what nodes are called in, when their generation's own would not do"),
+    Setting(
       "MICRO_SIDECAR_COMPAT", \.compatibility, .word, .calls, "fixed repairs what the 2018 sidecar got wrong"),
 
     // MARK: Limits

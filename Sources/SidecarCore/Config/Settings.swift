@@ -63,6 +63,10 @@ package struct Settings: Sendable {
   /// Unused time after which a pooled connection is closed, when the node does not say otherwise.
   package var poolIdle = Duration.seconds(3)
   package var compatibility = Compatibility.fixed
+  /// Content types and codecs beyond the built-in ones: `type=codec`.
+  package var codecs: [String] = []
+  /// Content types towards nodes: `type`, or `service=type`.
+  package var contentTypes: [String] = []
 
   // Limits
   /// Origins that may call; `*` is any, empty is none.

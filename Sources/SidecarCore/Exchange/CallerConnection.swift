@@ -451,7 +451,8 @@ class CallerConnection: StreamHandler, ListedConnection {
     let notes = worker.readers.buffers.take()
     self.notes = notes
     do throws(FrameRefusal) {
-      let request = try FrameServer.decodeRequest(head: head, body: body, notes: notes)
+      let request = try FrameServer.decodeRequest(
+        head: head, body: body, notes: notes, codecs: worker.settings.codecs)
       frame = request
       return request
     } catch {

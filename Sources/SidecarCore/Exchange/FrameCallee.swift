@@ -178,14 +178,18 @@ final class FrameCallee: StreamCallee, StreamHandler {
     guard let frame else { return }
     switch FrameClient.decodeReply(head: head, body: body, codec: frame.codec) {
     case .payload(let range, let format):
-      if state == .listening { armProbe() }
-      if call.calleeSent(UnsafeRawBufferPointer(rebasing: body[range]), format) == .congested, !holdsBack {
-        holdsBack = true
-        stream?.pauseReading()
-      }
+      pass(UnsafeRawBufferPointer(rebasing: body[range]), format)
+    case .translated(let json): pass(json.bytes, .json)
     case .endOfStream: end(nil)
     case .failed(let error): end(probes > 0 && FrameClient.isEndProbeAnswer(error) ? nil : error)
     }
+  }
+
+  private func pass(_ message: UnsafeRawBufferPointer, _ format: PayloadFormat) {
+    if state == .listening { armProbe() }
+    guard call.calleeSent(message, format) == .congested, !holdsBack else { return }
+    holdsBack = true
+    stream?.pauseReading()
   }
 
   // MARK: Ends

@@ -53,9 +53,8 @@ final class FrameCaller: StreamCaller, ConnectionStream {
       case .endOfStream:
         if state == .ended { return finish() }
         call.finishSending()
-      case .message(let payload):
+      case .message(let message):
         guard state == .relaying else { return }
-        let message = UnsafeRawBufferPointer(rebasing: body[payload])
         if call.send(message, opening.format) == .congested { connection.holdBack() }
       }
     } catch {

@@ -334,14 +334,10 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     let reply = FrameClient.decodeReply(head: head, body: body, codec: codec)
     switch reply {
     case .payload(let range, let format):
-      mark(.success(latency: latency))
-      self.connection = nil
-      leaveNode()
-      let owner = owner
-      self.owner = nil
-      finish()
-      owner?.callReplied(self, UnsafeRawBufferPointer(rebasing: body[range]), format: format)
-      worker.recycle(self)
+      succeeded(UnsafeRawBufferPointer(rebasing: body[range]), format, latency)
+      return true
+    case .translated(let json):
+      succeeded(json.bytes, .json, latency)
       return true
     case .endOfStream:
       mark(.failure(latency: latency))
@@ -357,6 +353,18 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
       // Servers of v0.20 … v1.10 repeat an error on every later reply of its connection (wire/rpc.md §1.2).
       return false
     }
+  }
+
+  @inline(__always)
+  private func succeeded(_ payload: UnsafeRawBufferPointer, _ format: PayloadFormat, _ latency: Int64) {
+    mark(.success(latency: latency))
+    connection = nil
+    leaveNode()
+    let owner = owner
+    self.owner = nil
+    finish()
+    owner?.callReplied(self, payload, format: format)
+    worker.recycle(self)
   }
 
   func badReply(_ why: String) -> SidecarError {

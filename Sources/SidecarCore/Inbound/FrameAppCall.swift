@@ -52,6 +52,7 @@ final class FrameAppCall: BufferedDelivery, AppDelivery, UpstreamUser {
     self.connection = nil
     switch FrameClient.decodeReply(head: head, body: body, codec: codec) {
     case .payload(let range, _): deliver(UnsafeRawBufferPointer(rebasing: body[range]))
+    case .translated(let json): deliver(json.bytes)
     case .endOfStream: fail(SidecarError(.badUpstreamReply, "the app sent the end of a stream", id: errorID))
     case .failed(let error): fail(error)
     }

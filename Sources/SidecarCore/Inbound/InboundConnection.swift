@@ -89,12 +89,12 @@ final class InboundConnection: CallerConnection, AppCallOwner {
           .overloaded, "\(worker.settings.callsMax) calls are under way", id: worker.settings.serviceName))
       return
     }
+    let payload = notes.map { request.payload(body, $0) } ?? .none
     if worker.isAppStream(self.endpoint?.name ?? "", endpoint) {
-      return startStream(request, endpoint, head, UnsafeRawBufferPointer(rebasing: body[request.payload]))
+      return startStream(request, endpoint, head, payload)
     }
     let limit = worker.settings.requestTimeout
     let timeout = min(request.timeoutNanoseconds ?? limit, limit)
-    let payload = UnsafeRawBufferPointer(rebasing: body[request.payload])
     let delivery = worker.makeDelivery(to: app, for: self)
     self.delivery = delivery
     if let call = delivery as? AppCall {

@@ -12,6 +12,8 @@ final class IngressConnection: CallerConnection, CallOwner {
   private var isHEAD = false
   private(set) var isHTTP10 = false
   private var proxiedType: [UInt8]?
+  /// MessagePack or BSON, when the caller wants its reply so.
+  private var packedReply: PackedBody?
   private var origin: [UInt8]?
 
   // MARK: CallerConnection
@@ -60,6 +62,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     form = .path
     route = nil
     proxiedType = nil
+    packedReply = nil
     origin = nil
     if let value = head.first(.origin), CORS.allows(value, worker.settings.corsOrigins) { origin = Array(value) }
   }
@@ -251,6 +254,8 @@ final class IngressConnection: CallerConnection, CallOwner {
     _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, to request: ByteBuffer
   ) throws(SidecarError) -> PayloadFormat {
     let type = Self.mediaType(head.first(.contentType))
+    let packed = PackedBody(mediaType: type)
+    packedReply = PackedBody.reply(head.first(.accept), request: packed)
     if body.isEmpty, head.method == .get || head.method == .head || type.isEmpty {
       do throws(WireError) {
         try QueryToJSON.append(query ?? UnsafeRawBufferPointer(start: nil, count: 0), to: request)
@@ -269,6 +274,8 @@ final class IngressConnection: CallerConnection, CallOwner {
       proxiedType = Array(type)
       request.append(body)
       return .protobuf
+    } else if let packed {
+      do throws(WireError) { try packed.appendJSON(body, to: request) } catch { throw SidecarError(error) }
     } else if ASCIIText.equalsIgnoringCase(type, "application/x-www-form-urlencoded") {
       // `curl -d '{…}'` says so of JSON; a form never begins with a brace.
       if body.first == UInt8(ascii: "{") {
@@ -279,7 +286,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     } else {
       throw SidecarError(
         .unsupportedMediaType,
-        "content type \(String(decoding: type.prefix(100), as: UTF8.self)) cannot be sent; use application/json or application/protobuf"
+        "content type \(String(decoding: type.prefix(100), as: UTF8.self)) cannot be sent; use application/json, application/protobuf, application/msgpack or application/bson"
       )
     }
     return .json
@@ -340,7 +347,7 @@ final class IngressConnection: CallerConnection, CallOwner {
       call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)
     }
     let caller = FrameCaller(
-      connection: self, call: call, opening: request, payload: UnsafeRawBufferPointer(rebasing: body[request.payload]))
+      connection: self, call: call, opening: request, payload: notes.map { request.payload(body, $0) } ?? .none)
     starting = caller
     call.start(for: caller)
   }
@@ -518,7 +525,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     call.audience = request.dialect == .micro ? .framework : .oldFramework
     Metadata.append(from: head, source: .framework, into: buffer)
     call.metadata = 0..<buffer.count
-    buffer.append(UnsafeRawBufferPointer(rebasing: body[request.payload]))
+    buffer.append(request.payload(body, notes))
     call.payload = call.metadata.upperBound..<buffer.count
     let limit = worker.settings.requestTimeout
     call.deadline = worker.driver.now.advanced(byNanoseconds: min(request.timeoutNanoseconds ?? limit, limit))
@@ -589,17 +596,39 @@ final class IngressConnection: CallerConnection, CallOwner {
   func callReplied(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer, format: PayloadFormat) {
     self.call = nil
     guard state == .answering else { return }
-    record(.ok)
     if form.isFrame, let frame, let notes {
+      record(.ok)
       sendFrameReply(frame, notes, payload, id: nil)
-      return
+    } else if format == .json, let packedReply {
+      reply(packedReply, payload, call)
+    } else {
+      reply(format, payload, call)
     }
+  }
+
+  /// Replies with JSON in another dress.
+  private func reply(_ form: PackedBody, _ json: UnsafeRawBufferPointer, _ call: OutboundCall) {
+    let packed = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(packed) }
+    do throws(SidecarError) { try form.pack(json, into: packed) } catch {
+      return reply(error: error, call: call)
+    }
+    reply(.bytes, packed.bytes, call, type: form.contentType)
+  }
+
+  private func reply(
+    _ format: PayloadFormat, _ payload: UnsafeRawBufferPointer, _ call: OutboundCall, type: StaticString? = nil
+  ) {
+    record(.ok)
     let out = worker.scratch
     out.removeAll()
     let now = worker.driver.now
     var payload = payload
     out.append("HTTP/1.1 200 OK\r\nContent-Type: ")
-    if format == .json {
+    if let type {
+      out.append(type)
+      out.append("\r\n")
+    } else if format == .json {
       out.append("application/json\r\n")
       // The framework ends a JSON document with a line feed; an HTTP body needs none.
       if payload.last == 0x0A { payload = UnsafeRawBufferPointer(rebasing: payload.dropLast()) }

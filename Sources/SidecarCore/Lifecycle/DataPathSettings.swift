@@ -12,6 +12,10 @@ package struct DataPathSettings: Sendable {
   /// How long "no such service" is remembered.
   package var negativeTTL: Int64 = 1_000_000_000
 
+  /// Content types that are not built in.
+  package var codecs = FrameCodecTable.standard
+  package var contentTypes = ContentTypeChoice()
+
   // Connections.
   package var idleUpstreamsMax = 100
   package var upstreamIdleTimeout: Int64 = 3_000_000_000
@@ -47,6 +51,9 @@ package struct DataPathSettings: Sendable {
     connectTimeout = settings.connectTimeout.saturatingNanoseconds
     retries = settings.retries
     namespace = settings.namespace ?? ""
+    // Both were checked when the settings were loaded.
+    codecs = (try? FrameCodecTable(adding: settings.codecs)) ?? .standard
+    contentTypes = (try? ContentTypeChoice(settings.contentTypes, codecs: codecs)) ?? ContentTypeChoice()
     fromService = FixedBytes(settings.serverName ?? "")
     idleUpstreamsMax = settings.poolSize
     upstreamIdleTimeout = settings.poolIdle.saturatingNanoseconds

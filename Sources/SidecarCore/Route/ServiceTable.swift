@@ -11,9 +11,12 @@ package final class NodeState {
   /// Passed over while another node can be had, after a refused dial.
   package internal(set) var avoidUntil = Instant(nanoseconds: 0)
 
-  init(_ catalogNode: CatalogNode, worker: Worker) {
+  init(_ catalogNode: CatalogNode, of service: ServiceName, worker: Worker) {
     node = catalogNode.node
-    dialect = NodeDialect(metadata: node.metadata)
+    var dialect = NodeDialect(metadata: node.metadata)
+    dialect.preferred = worker.settings.contentTypes.codec(
+      service: service, metadata: node.metadata, dialect.generation, worker.settings.codecs)
+    self.dialect = dialect
     let header = ByteBuffer()
     // Through the writer: an id may be anything a registry holds.
     HTTP1Writer.field("X-Micro-Node", node.id, to: header)
@@ -86,7 +89,7 @@ package final class ServiceTable {
         kept.append(state)
         continue
       }
-      let state = NodeState(catalogNode, worker: worker)
+      let state = NodeState(catalogNode, of: name, worker: worker)
       if case .opaque = catalogNode.target {
         uncallable.append(catalogNode.node)
       } else if state.dialect.otherTransport != nil {

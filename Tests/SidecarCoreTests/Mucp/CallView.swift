@@ -34,7 +34,7 @@ struct CallView: Equatable, CustomStringConvertible {
     rawJSONID = text(request.rawJSONID)
     stream = text(request.stream)
     seq = request.seq
-    payload = Array(body[request.payload])
+    payload = withBytes(body) { Array(request.payload($0, notes)) }
     timeout = request.timeoutNanoseconds
   }
 
@@ -94,6 +94,7 @@ enum ReplyView: Equatable {
     let reply = withBytes(message.body) { FrameClient.decodeReply(head: message.head, body: $0, codec: codec) }
     switch reply {
     case .payload(let range, let format): self = .payload(Array(message.body[range]), format)
+    case .translated(let json): self = .payload(Array(json.bytes), .json)
     case .endOfStream: self = .endOfStream
     case .failed(let error):
       self = error.upstreamText.map { .error(String(decoding: $0, as: UTF8.self)) } ?? .fault(error.kind)

@@ -96,6 +96,8 @@ struct PacketCapture: CustomTestStringConvertible, Sendable {
     return command[index + 1]
   }
   var isJSON: Bool { (notes["codec"] ?? "").contains("json") }
+  /// gRPC's frames inside HTTP/1.
+  var isGRPC: Bool { (notes["codec"] ?? "").contains("grpc") }
 
   static let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().appendingPathComponent("Fixtures")

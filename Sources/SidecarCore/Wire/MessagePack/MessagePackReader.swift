@@ -207,7 +207,7 @@ package struct MessagePackReader {
   }
 
   /// Each element is at least a byte, so that a count that lies ends here and not in a long loop.
-  private func checked(_ count: Int, _ bytesEach: Int) throws(WireError) -> Int {
+  private mutating func checked(_ count: Int, _ bytesEach: Int) throws(WireError) -> Int {
     guard count <= (bytes.count - offset) / bytesEach else { throw fail("a count exceeds the message", at: offset) }
     return count
   }

@@ -31,7 +31,7 @@ package struct FrameStream: Sendable {
 
   /// Whether the first message opens the stream: servers throw the opening message's body away except with gRPC's
   /// frames. Then `encodeStreamOpening` must not be sent.
-  package var opensWithFirstMessage: Bool { codec == .grpcFramed }
+  package var opensWithFirstMessage: Bool { codec.isGRPCFramed }
 }
 
 /// How a caller's end is told to the node.
@@ -46,7 +46,8 @@ extension FrameClient {
   /// The codec of a stream's messages. Nodes that route by headers get them bare: v2 and later can overwrite the last
   /// item of an enveloped stream with its end (trap 38).
   package static func streamCodec(for format: PayloadFormat, to node: NodeDialect) -> FrameCodec {
-    switch (format, node.generation) {
+    if let preferred = node.preferred, preferred.codec.format == format { return preferred.codec }
+    return switch (format, node.generation) {
     case (.json, .micro): .json
     case (.json, .legacy): .jsonRPC
     case (.protobuf, .micro): .protobuf
@@ -62,9 +63,15 @@ extension FrameClient {
     _ stream: FrameStream, host: UnsafeRawBufferPointer, routing: UnsafeRawBufferPointer,
     endpoint: UnsafeRawBufferPointer, into buffer: ByteBuffer, metadata: (ByteBuffer) -> Void = { _ in }
   ) {
-    startMessage(stream, host, routing, into: buffer)
+    startMessage(stream, host, routing, endpoint, into: buffer)
     metadata(buffer)
-    writeBody(stream.codec, id: stream.id, endpoint: endpoint, payload: nothing, into: buffer)
+    writeBody(
+      stream.codec, id: stream.id, endpoint: endpoint, payload: nothing, emptyEnvelope(stream, endpoint), into: buffer)
+  }
+
+  /// An empty payload fits every envelope.
+  private static func emptyEnvelope(_ stream: FrameStream, _ endpoint: UnsafeRawBufferPointer) -> ByteBuffer? {
+    try? envelope(stream.codec, id: stream.id, node: stream.node, endpoint: endpoint, payload: nothing)
   }
 
   /// Writes one message; `metadata` only matters for the first one of a stream that `opensWithFirstMessage`. Errors:
@@ -75,9 +82,11 @@ extension FrameClient {
     metadata: (ByteBuffer) -> Void = { _ in }
   ) throws(WireError) {
     let payload = try checked(payload, for: stream.codec)
-    startMessage(stream, host, routing, into: buffer)
+    let envelope = try envelope(
+      stream.codec, id: stream.id, node: stream.node, endpoint: endpoint, payload: payload)
+    startMessage(stream, host, routing, endpoint, into: buffer)
     metadata(buffer)
-    writeBody(stream.codec, id: stream.id, endpoint: endpoint, payload: payload, into: buffer)
+    writeBody(stream.codec, id: stream.id, endpoint: endpoint, payload: payload, envelope, into: buffer)
   }
 
   /// Writes that no more messages follow, where the node's generation has a message for it.
@@ -87,12 +96,18 @@ extension FrameClient {
   ) -> FrameStreamEnd {
     // v0.14 to v0.21 read it as one more, empty message.
     guard stream.node.generation == .micro else { return .closeWrites }
-    startMessage(stream, host, routing, into: buffer)
+    startMessage(stream, host, routing, endpoint, into: buffer)
     buffer.append("Micro-Error: EOS\r\nContent-Length: ")
     let end: StaticString = "EOS"
     let text = UnsafeRawBufferPointer(start: end.utf8Start, count: end.utf8CodeUnitCount)
     switch stream.codec {
-    case .json, .protobuf, .bytes, .grpcFramed: buffer.append("0\r\n\r\n")
+    case .json, .protobuf, .bytes, .grpcFramed, .grpcFramedJSON, .mercury: buffer.append("0\r\n\r\n")
+    case .jsonRPC2, .msgpackRPC, .bsonRPC:
+      // Their requests have no place for an error; the header says it.
+      let body = emptyEnvelope(stream, endpoint)
+      buffer.append(decimal: body?.count ?? 0)
+      buffer.append("\r\n\r\n")
+      if let body { buffer.append(body.bytes) }
     case .protoRPC:
       buffer.append(
         decimal: ProtoRPCEnvelope.size(methodBytes: endpoint.count, errorBytes: text.count, payloadBytes: 0))
@@ -122,8 +137,9 @@ extension FrameClient {
     let routing = ByteBuffer(capacity: 256)
     let endpoint = UnsafeRawBufferPointer(start: probe.utf8Start, count: probe.utf8CodeUnitCount)
     appendRouting(service: service, endpoint: endpoint, from: nothing, into: routing)
-    startMessage(stream, host, routing.bytes, into: buffer)
-    writeBody(stream.codec, id: stream.id, endpoint: endpoint, payload: nothing, into: buffer)
+    startMessage(stream, host, routing.bytes, endpoint, into: buffer)
+    writeBody(
+      stream.codec, id: stream.id, endpoint: endpoint, payload: nothing, emptyEnvelope(stream, endpoint), into: buffer)
   }
 
   /// Whether a failed reply of a stream means that its handler had returned in order: `rpc: can't find service …` about
@@ -135,13 +151,12 @@ extension FrameClient {
   private static let probe: StaticString = "MicroSidecar.HasEnded"
 
   private static func startMessage(
-    _ stream: FrameStream, _ host: UnsafeRawBufferPointer, _ routing: UnsafeRawBufferPointer, into buffer: ByteBuffer
+    _ stream: FrameStream, _ host: UnsafeRawBufferPointer, _ routing: UnsafeRawBufferPointer,
+    _ endpoint: UnsafeRawBufferPointer, into buffer: ByteBuffer
   ) {
     buffer.append("POST / HTTP/1.1\r\n")
     HTTP1Writer.field("Host", host, to: buffer)
-    let type = contentType(stream.codec)
-    HTTP1Writer.field("Accept", type, to: buffer)
-    HTTP1Writer.field("Content-Type", type, to: buffer)
+    typeFields(stream.codec, stream.node, endpoint: endpoint, into: buffer)
     if let timeout = stream.timeoutNanoseconds {
       buffer.append("Timeout: ")
       buffer.append(decimal: UInt64(max(timeout, 1)))

@@ -28,12 +28,24 @@ package struct FrameCall: Sendable {
 
 /// What a node answered. No header of the reply is part of it: servers copy the first request's headers of a connection
 /// into every reply, so that whatever a header says may be another caller's (trap 9).
-package enum FrameReply: Equatable, Sendable {
+package enum FrameReply: Equatable {
   /// A range of the body, and what it is.
   case payload(Range<Int>, PayloadFormat)
+  /// JSON that was something else in the body.
+  case translated(TranslatedPayload)
   /// A stream's server has said its last; no reply to a unary call is one.
   case endOfStream
   case failed(SidecarError)
+}
+
+/// A payload in bytes of its own.
+package struct TranslatedPayload: Equatable {
+  let buffer: ByteBuffer
+  /// Valid as long as this value lives.
+  package var bytes: UnsafeRawBufferPointer { buffer.bytes }
+  package static func == (left: TranslatedPayload, right: TranslatedPayload) -> Bool {
+    ASCIIText.equals(left.buffer.bytes, right.buffer.bytes)
+  }
 }
 
 package enum FrameClient {
@@ -42,7 +54,8 @@ package enum FrameClient {
   /// The codec a payload travels in. Protobuf always goes in the proto-rpc envelope: every generation reads it, and
   /// errors arrive from all of them (trap 14). JSON goes bare to servers that route by headers, else as JSON-RPC.
   package static func codec(for format: PayloadFormat, to node: NodeDialect) -> FrameCodec {
-    switch format {
+    if let preferred = node.preferred, preferred.codec.format == format { return preferred.codec }
+    return switch format {
     case .json: node.generation == .micro ? .json : .jsonRPC
     case .protobuf: .protoRPC
     // v0.14 has no bytes: there octet-stream is one more name for proto-rpc.
@@ -60,6 +73,32 @@ package enum FrameClient {
     case .protoRPC: "application/proto-rpc"
     case .bytes: "application/octet-stream"
     case .grpcFramed: "application/grpc"
+    case .grpcFramedJSON: "application/grpc+json"
+    case .jsonRPC2: "application/json-rpc2"
+    case .msgpackRPC: "application/msgpack"
+    case .bsonRPC: "application/bson"
+    case .mercury: "application/mercury"
+    }
+  }
+
+  /// Writes `Accept` and `Content-Type`: the name that the node has for the codec, and what else the codec needs.
+  @inline(__always)
+  static func typeFields(
+    _ codec: FrameCodec, _ node: NodeDialect, endpoint: UnsafeRawBufferPointer, into buffer: ByteBuffer
+  ) {
+    if let preferred = node.preferred, preferred.codec == codec {
+      HTTP1Writer.field("Accept", preferred.contentType, to: buffer)
+      HTTP1Writer.field("Content-Type", preferred.contentType, to: buffer)
+    } else {
+      let type = contentType(codec)
+      HTTP1Writer.field("Accept", type, to: buffer)
+      HTTP1Writer.field("Content-Type", type, to: buffer)
+    }
+    if codec == .mercury {
+      buffer.append("Content-Encoding: request\r\n")
+      HTTP1Writer.field("Endpoint", endpoint, to: buffer)
+    } else if codec.isGRPCFramed {
+      buffer.append("Te: trailers\r\n")
     }
   }
 
@@ -106,19 +145,18 @@ package enum FrameClient {
   ) throws(WireError) -> FrameCodec {
     let codec = call.codec ?? Self.codec(for: call.format, to: call.node)
     let payload = try checked(payload, for: codec)
+    let envelope = try envelope(codec, id: call.id, node: call.node, endpoint: endpoint, payload: payload)
     buffer.reserve(payload.count + 768)
     buffer.append("POST / HTTP/1.1\r\n")
     HTTP1Writer.field("Host", host, to: buffer)
-    let type = contentType(codec)
-    HTTP1Writer.field("Accept", type, to: buffer)
-    HTTP1Writer.field("Content-Type", type, to: buffer)
+    typeFields(codec, call.node, endpoint: endpoint, into: buffer)
     buffer.append("Timeout: ")
     buffer.append(decimal: UInt64(max(call.timeoutNanoseconds, 1)))
     buffer.append("\r\n")
     buffer.append(routing)
     idFields(call.id, call.node, buffer)
     metadata(buffer)
-    writeBody(codec, id: call.id, endpoint: endpoint, payload: payload, into: buffer)
+    writeBody(codec, id: call.id, endpoint: endpoint, payload: payload, envelope, into: buffer)
     return codec
   }
 
@@ -131,14 +169,36 @@ package enum FrameClient {
     return UnsafeRawBufferPointer(rebasing: payload[try JSONScanner.validate(payload)])
   }
 
+  /// A plug-in's envelope, which can fail to hold a payload; nil for the other codecs.
+  @inline(__always)
+  static func envelope(
+    _ codec: FrameCodec, id: UInt64, node: NodeDialect, endpoint: UnsafeRawBufferPointer,
+    payload: UnsafeRawBufferPointer
+  ) throws(WireError) -> ByteBuffer? {
+    if codec.isGRPCFramed, payload.count > GRPCFrame.payloadBytesMax {
+      throw WireError("grpc: the message exceeds 4 MiB", status: 413)
+    }
+    guard codec.isPluginEnvelope else { return nil }
+    return try PluginEnvelope.request(
+      codec, method: endpoint, id: id, generation: node.generation, payload: payload)
+  }
+
   /// The last header line, the end of the head and the body.
   @inline(__always)
   static func writeBody(
     _ codec: FrameCodec, id: UInt64, endpoint: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
-    into buffer: ByteBuffer
+    _ envelope: ByteBuffer?, into buffer: ByteBuffer
   ) {
     buffer.append("Content-Length: ")
     switch codec {
+    case .jsonRPC2, .msgpackRPC, .bsonRPC:
+      buffer.append(decimal: envelope?.count ?? 0)
+      buffer.append("\r\n\r\n")
+      if let envelope { buffer.append(envelope.bytes) }
+    case .grpcFramed, .grpcFramedJSON:
+      buffer.append(decimal: payload.count + 5)
+      buffer.append("\r\n\r\n")
+      GRPCFrame.write(payload, into: buffer)
     case .json:
       // Some servers decode an empty body as an error rather than as a zero message.
       let endsLine = !payload.isEmpty && payload[payload.count - 1] == UInt8(ascii: "\n")
@@ -146,7 +206,7 @@ package enum FrameClient {
       buffer.append("\r\n\r\n")
       if payload.isEmpty { buffer.append("{}") } else { buffer.append(payload) }
       if !endsLine { buffer.append(UInt8(ascii: "\n")) }
-    case .protobuf, .bytes, .grpcFramed:
+    case .protobuf, .bytes, .mercury:
       buffer.append(decimal: payload.count)
       buffer.append("\r\n\r\n")
       buffer.append(payload)
@@ -206,11 +266,20 @@ package enum FrameClient {
           return failure(text.bytes)
         }
         return headerError(head) ?? .payload(envelope.result, .json)
-      case .protoRPC, .jsonRPC:
+      case .jsonRPC2 where !body.isEmpty, .msgpackRPC where !body.isEmpty, .bsonRPC where !body.isEmpty:
+        switch try PluginEnvelope.readReply(codec, body) {
+        case .error(let text): return failure(text.bytes)
+        case .result(let range): return headerError(head) ?? .payload(range, .json)
+        case .translated(let json): return headerError(head) ?? .translated(TranslatedPayload(buffer: json))
+        }
+      case .protoRPC, .jsonRPC, .jsonRPC2, .msgpackRPC, .bsonRPC:
         return headerError(head)
           ?? .failed(SidecarError(.badUpstreamReply, "the reply has no envelope: its body is empty"))
       case .json: return headerError(head) ?? .payload(withoutLineEnd(body), .json)
-      case .protobuf, .bytes, .grpcFramed: return headerError(head) ?? .payload(0..<body.count, codec.format)
+      case .protobuf, .bytes, .mercury: return headerError(head) ?? .payload(0..<body.count, codec.format)
+      case .grpcFramed, .grpcFramedJSON:
+        if let error = headerError(head) ?? statusError(head) { return error }
+        return .payload(try GRPCFrame.payload(body), codec.format)
       }
     } catch {
       return headerError(head) ?? .failed(SidecarError(error, kind: .badUpstreamReply))
@@ -222,6 +291,17 @@ package enum FrameClient {
       if let text = head.first(name), !text.isEmpty { return failure(text) }
     }
     return nil
+  }
+
+  /// gRPC's own status, of servers whose reply has no `Micro-Error`. It is no leftover of another call: servers that
+  /// repeat headers write this one anew each time.
+  private static func statusError(_ head: HTTP1Head) -> FrameReply? {
+    guard let status = head.first("Grpc-Status"), !status.isEmpty, !ASCIIText.equals(status, "0") else { return nil }
+    guard let text = head.first("Grpc-Message"), !text.isEmpty else {
+      return .failed(
+        SidecarError(.upstreamError, "grpc-status \(String(decoding: status.prefix(10), as: UTF8.self))"))
+    }
+    return failure(text)
   }
 
   private static func failure(_ text: UnsafeRawBufferPointer) -> FrameReply {

@@ -14,20 +14,34 @@ package enum FrameCodec: UInt8, CaseIterable, Sendable {
   case protoRPC
   /// Bytes that only the two applications understand. Real servers never send an error with it.
   case bytes
-  /// gRPC's five-byte frames inside HTTP/1, v0.20 and later.
+  /// A protobuf message in gRPC's five-byte frame inside HTTP/1, v0.20 and later.
   case grpcFramed
+  /// The same around JSON.
+  case grpcFramedJSON
+  /// JSON-RPC 2.0, a plug-in.
+  case jsonRPC2
+  /// MessagePack-RPC, a plug-in. The payload is translated: here it is JSON.
+  case msgpackRPC
+  /// Two BSON documents, a plug-in. The payload is translated: here it is JSON.
+  case bsonRPC
+  /// A bare protobuf message with its endpoint in headers of its own, a plug-in of 2018. Has no place for an error.
+  case mercury
 
   /// What the payload is, once unpacked.
   package var format: PayloadFormat {
     switch self {
-    case .json, .jsonRPC: .json
-    case .protobuf, .protoRPC, .grpcFramed: .protobuf
+    case .json, .jsonRPC, .grpcFramedJSON, .jsonRPC2, .msgpackRPC, .bsonRPC: .json
+    case .protobuf, .protoRPC, .grpcFramed, .mercury: .protobuf
     case .bytes: .bytes
     }
   }
 
   /// Whether the envelope has a place for method and error.
-  package var isEnvelope: Bool { self == .jsonRPC || self == .protoRPC }
+  package var isEnvelope: Bool { self == .jsonRPC || self == .protoRPC || isPluginEnvelope }
+
+  var isPluginEnvelope: Bool { self == .jsonRPC2 || self == .msgpackRPC || self == .bsonRPC }
+
+  var isGRPCFramed: Bool { self == .grpcFramed || self == .grpcFramedJSON }
 }
 
 /// What a payload is to the application.
@@ -49,6 +63,8 @@ package enum FrameContentType: UInt8, CaseIterable, Sendable {
   case json, jsonRPC, protobuf, protoRPC, octetStream, grpc, grpcProto, grpcJSON
   /// No Content-Type: servers from v1.0 on take it for protobuf.
   case absent
+  /// One of `FrameCodecTable`; its name is kept with the request.
+  case plugin
 
   package init?(_ name: UnsafeRawBufferPointer?) {
     guard let name, !name.isEmpty else {
@@ -68,7 +84,7 @@ package enum FrameContentType: UInt8, CaseIterable, Sendable {
     }
   }
 
-  /// As it is sent; an absent one is answered with the type it stood for.
+  /// As it is sent; an absent one is answered with the type it stood for. A plug-in's name is in its table.
   package var name: StaticString {
     switch self {
     case .json: "application/json"
@@ -79,6 +95,7 @@ package enum FrameContentType: UInt8, CaseIterable, Sendable {
     case .grpc: "application/grpc"
     case .grpcProto: "application/grpc+proto"
     case .grpcJSON: "application/grpc+json"
+    case .plugin: ""
     }
   }
 
@@ -87,18 +104,21 @@ package enum FrameContentType: UInt8, CaseIterable, Sendable {
     switch self {
     case .json, .jsonRPC: .jsonRPC
     case .protobuf, .protoRPC, .octetStream, .absent: .protoRPC
-    case .grpc, .grpcProto, .grpcJSON: nil
+    case .grpc, .grpcProto, .grpcJSON, .plugin: nil
     }
   }
 
-  package var codec: FrameCodec {
+  /// For a plug-in's type, none: its table says.
+  package var codec: FrameCodec? {
     switch self {
     case .json: .json
     case .jsonRPC: .jsonRPC
     case .protobuf, .absent: .protobuf
     case .protoRPC: .protoRPC
     case .octetStream: .bytes
-    case .grpc, .grpcProto, .grpcJSON: .grpcFramed
+    case .grpc, .grpcProto: .grpcFramed
+    case .grpcJSON: .grpcFramedJSON
+    case .plugin: nil
     }
   }
 }
@@ -124,7 +144,7 @@ package struct RoutingHeaders: OptionSet, Sendable {
     return contains(.target)
   }
 
-  package func codec(for contentType: FrameContentType) -> FrameCodec {
+  package func codec(for contentType: FrameContentType) -> FrameCodec? {
     chooseLegacyTable ? contentType.legacyCodec ?? contentType.codec : contentType.codec
   }
 }

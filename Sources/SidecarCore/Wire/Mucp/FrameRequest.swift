@@ -26,6 +26,8 @@ package struct FrameRequest: Equatable, Sendable {
   package var dialect: FrameDialect = .legacy
   package var kind: FrameKind = .call
   package var contentType: FrameContentType = .absent
+  /// A plug-in's content type, of the notes.
+  package var pluginType: Range<Int> = 0..<0
   package var codec: FrameCodec = .protoRPC
   /// The service called, of the notes; empty when not said. Servers never check it against their own name.
   package var service: Range<Int> = 0..<0
@@ -35,20 +37,29 @@ package struct FrameRequest: Equatable, Sendable {
   package var topic: Range<Int> = 0..<0
   /// The value of `Micro-Id`, of the notes; empty when there was none.
   package var id: Range<Int> = 0..<0
-  /// The JSON-RPC id as raw JSON, of the notes; empty when there was none.
+  /// The envelope's id, to be echoed: of the notes, in JSON-RPC, jsonrpc2 and bsonrpc as raw JSON, in msgpackrpc as raw
+  /// MessagePack; empty when there was none.
   package var rawJSONID: Range<Int> = 0..<0
   /// The value of `Micro-Stream`, of the notes. It does not make the call a stream (trap 12): the endpoint does.
   package var stream: Range<Int> = 0..<0
   /// proto-rpc's number.
   package var seq: UInt64 = 0
-  /// Of the body; empty for a message without bytes.
+  /// Of the body, or of the notes if it was translated; empty for a message without bytes. Read it by `payload(_:_:)`.
   package var payload: Range<Int> = 0..<0
+  package var payloadIsInNotes = false
+  /// Bytes of the notes that belong to this request; those of a stream's later message follow.
+  var notesEnd = 0
   /// What the caller gives us, from the time of the request; nil when not said. Zero or more.
   package var timeoutNanoseconds: Int64?
 
   package init() {}
 
   package var format: PayloadFormat { codec.format }
+
+  /// The payload; valid as long as the body is and the notes do not change.
+  package func payload(_ body: UnsafeRawBufferPointer, _ notes: ByteBuffer) -> UnsafeRawBufferPointer {
+    payloadIsInNotes ? notes.bytes(payload) : UnsafeRawBufferPointer(rebasing: body[payload])
+  }
 
   /// Bytes of `Handler.Method`; above, it is ill-formed.
   package static let endpointBytesMax = 1024

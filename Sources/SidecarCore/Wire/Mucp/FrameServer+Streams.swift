@@ -8,9 +8,9 @@
 // request, so that `decodeRequest` reads it; the endpoint alone says whether it is a stream (trap 12).
 
 /// One message of a stream's caller after the opening one.
-package enum FrameStreamMessage: Equatable, Sendable {
-  /// A range of the body.
-  case message(Range<Int>)
+package enum FrameStreamMessage {
+  /// Valid as long as the body is, and until the next message is decoded.
+  case message(UnsafeRawBufferPointer)
   /// The caller has said its last and still listens. Whatever it sends after that is to be dropped.
   case endOfStream
 }
@@ -18,7 +18,7 @@ package enum FrameStreamMessage: Equatable, Sendable {
 extension FrameServer {
   /// Whether the opening message's body is the first message. Only gRPC's frames are read so; with every other codec
   /// the framework's clients send something that its servers throw away (trap 6).
-  package static func openingIsMessage(_ opening: FrameRequest) -> Bool { opening.codec == .grpcFramed }
+  package static func openingIsMessage(_ opening: FrameRequest) -> Bool { opening.codec.isGRPCFramed }
 
   /// Reads a later message of the stream that `opening` began. Errors: `FrameRefusal` for a body that the stream's codec
   /// cannot be, for a message of another stream (callers open a connection for each) and for another content type.
@@ -31,7 +31,7 @@ extension FrameServer {
         request: opening, closes: true)
     }
     // An empty name would mean the type that servers from v1.0 on default to; the opening message may have said so too.
-    if let type = head.first(.contentType), !type.isEmpty, FrameContentType(type) != opening.contentType {
+    if let type = head.first(.contentType), !type.isEmpty, !isType(type, of: opening, notes) {
       throw FrameRefusal(
         reason: .malformed, text: "rpc: a stream's messages keep the content type of its opening", request: opening,
         closes: true)
@@ -41,11 +41,20 @@ extension FrameServer {
     if body.isEmpty || !opening.codec.isEnvelope, saysEnd(head) { return .endOfStream }
     var request = opening
     request.kind = .call
-    let kept = notes.count
-    // What the envelope says of method and id was said before; ids and methods of later messages are not kept.
-    defer { notes.truncate(to: kept) }
+    request.payloadIsInNotes = false
+    // What the envelope says of method and id was said before: of a later message only the payload matters, and that
+    // no longer than until the next one.
+    notes.truncate(to: min(opening.notesEnd, notes.count))
     try unpack(body, &request, notes)
-    return request.kind == .endOfStream ? .endOfStream : .message(request.payload)
+    if request.kind == .endOfStream || (opening.codec.isPluginEnvelope && saysEnd(head)) { return .endOfStream }
+    return .message(request.payload(body, notes))
+  }
+
+  private static func isType(
+    _ name: UnsafeRawBufferPointer, of opening: FrameRequest, _ notes: ByteBuffer
+  ) -> Bool {
+    opening.contentType == .plugin
+      ? ASCIIText.equals(name, notes.bytes(opening.pluginType)) : FrameContentType(name) == opening.contentType
   }
 
   /// Callers from v1.9 on name the stream in every message; older ones and hand-written ones name nothing, and their

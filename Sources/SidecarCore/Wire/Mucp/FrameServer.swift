@@ -9,9 +9,9 @@ package enum FrameServer {
   // MARK: Requests
 
   /// Decodes a whole request. `notes` belongs to the exchange and is appended to; ranges of the result point into it
-  /// and must be resolved through it.
+  /// and must be resolved through it. `codecs` says what content types mean that are not built in.
   package static func decodeRequest(
-    head: HTTP1Head, body: UnsafeRawBufferPointer, notes: ByteBuffer
+    head: HTTP1Head, body: UnsafeRawBufferPointer, notes: ByteBuffer, codecs: FrameCodecTable = .standard
   ) throws(FrameRefusal) -> FrameRequest {
     var request = FrameRequest()
     var routing: RoutingHeaders = []
@@ -31,7 +31,14 @@ package enum FrameServer {
     }
 
     let typeName = head.first(.contentType)
-    guard let contentType = FrameContentType(typeName) else {
+    let contentType: FrameContentType
+    if let known = FrameContentType(typeName) {
+      contentType = known
+    } else if let typeName, let codec = codecs.codec(typeName) {
+      contentType = .plugin
+      request.codec = codec
+      request.pluginType = note(typeName, notes)
+    } else {
       throw unsupported(typeName, request)
     }
     request.contentType = contentType
@@ -40,16 +47,22 @@ package enum FrameServer {
     // of an event it is handling, as 1.x does (trap 11). Events have no envelope, and whatever is not JSON is protobuf,
     // also under the names of gRPC and of bytes (trap 31).
     if let topic, method == nil, endpoint == nil {
+      guard let codec = contentType.codec else { throw unsupported(typeName, request) }
       request.kind = .event
       request.topic = note(topic, notes)
       request.payload = 0..<body.count
-      request.codec = contentType.codec.format == .json ? .json : .protobuf
+      request.codec = codec.format == .json ? .json : .protobuf
+      request.notesEnd = notes.count
       return request
     }
 
-    request.codec = routing.codec(for: contentType)
-    if request.codec == .grpcFramed { throw unsupported(typeName, request) }
-    if let routed = endpoint ?? method { request.endpoint = note(routed, notes) }
+    if let codec = routing.codec(for: contentType) { request.codec = codec }
+    if let routed = endpoint ?? method {
+      request.endpoint = note(routed, notes)
+    } else if request.codec == .mercury, let routed = nonEmpty(head.first("Endpoint")) {
+      request.endpoint = note(routed, notes)
+      if let service = nonEmpty(head.first("Service")) { request.service = note(service, notes) }
+    }
     try unpack(body, &request, notes)
 
     // Without a body or a stream's id it is a leak: nested calls forward what they were sent (trap 9).
@@ -60,6 +73,7 @@ package enum FrameServer {
       request.kind = .endOfStream
     }
     if request.kind == .call { try checkEndpoint(&request, notes) }
+    request.notesEnd = notes.count
     return request
   }
 
@@ -68,7 +82,14 @@ package enum FrameServer {
   ) throws(FrameRefusal) {
     do throws(WireError) {
       switch request.codec {
-      case .json, .protobuf, .bytes, .grpcFramed: request.payload = 0..<body.count
+      case .json, .protobuf, .bytes, .mercury: request.payload = 0..<body.count
+      case .grpcFramed, .grpcFramedJSON: request.payload = try GRPCFrame.payload(body)
+      case .jsonRPC2, .msgpackRPC, .bsonRPC:
+        let envelope = try PluginEnvelope.readRequest(request.codec, body, notes: notes)
+        request.payload = envelope.payload
+        request.payloadIsInNotes = envelope.isTranslated
+        request.rawJSONID = envelope.id
+        if request.endpoint.isEmpty { request.endpoint = envelope.method }
       case .protoRPC:
         let envelope = try ProtoRPCEnvelope(parsing: body)
         request.seq = envelope.seq
@@ -193,8 +214,27 @@ package enum FrameServer {
       payload = UnsafeRawBufferPointer(rebasing: payload[try JSONScanner.validate(payload)])
     }
     let start = buffer.count
+    let packed =
+      request.codec.isPluginEnvelope
+      ? try PluginEnvelope.reply(
+        request.codec, method: notes.bytes(request.endpoint), id: notes.bytes(request.rawJSONID), payload: payload)
+      : nil
     buffer.reserve(payload.count + 256)
     switch request.codec {
+    case .jsonRPC2, .msgpackRPC, .bsonRPC:
+      startReply(to: request, notes: notes, bodyBytes: packed?.count ?? 0, extraFields, into: buffer)
+      buffer.append("\r\n")
+      if let packed { buffer.append(packed.bytes) }
+    case .grpcFramed, .grpcFramedJSON:
+      startReply(to: request, notes: notes, bodyBytes: payload.count + 5, extraFields, into: buffer)
+      buffer.append("Grpc-Status: 0\r\n\r\n")
+      GRPCFrame.write(payload, into: buffer)
+    case .mercury:
+      startReply(to: request, notes: notes, bodyBytes: payload.count, extraFields, into: buffer)
+      buffer.append("Content-Encoding: response\r\n")
+      HTTP1Writer.field("Endpoint", notes.bytes(request.endpoint), to: buffer)
+      buffer.append("\r\n")
+      buffer.append(payload)
     case .json:
       // One document and a line end, as encoding/json's encoder writes it; an empty message stays empty.
       let endsLine = payload.isEmpty || payload[payload.count - 1] == UInt8(ascii: "\n")
@@ -202,7 +242,7 @@ package enum FrameServer {
       buffer.append("\r\n")
       buffer.append(payload)
       if !endsLine { buffer.append(UInt8(ascii: "\n")) }
-    case .protobuf, .bytes, .grpcFramed:
+    case .protobuf, .bytes:
       startReply(to: request, notes: notes, bodyBytes: payload.count, extraFields, into: buffer)
       buffer.append("\r\n")
       buffer.append(payload)
@@ -246,7 +286,10 @@ package enum FrameServer {
     }
     let body: ByteBuffer?
     switch request.codec {
-    case .json, .protobuf, .bytes, .grpcFramed: body = nil
+    case .json, .protobuf, .bytes, .grpcFramed, .grpcFramedJSON, .mercury: body = nil
+    case .jsonRPC2, .msgpackRPC, .bsonRPC:
+      body = PluginEnvelope.failure(
+        request.codec, method: notes.bytes(request.endpoint), id: notes.bytes(request.rawJSONID), text: text)
     case .protoRPC:
       let envelope = ByteBuffer(capacity: text.count + request.endpoint.count + 64)
       ProtoRPCEnvelope.write(
@@ -261,6 +304,15 @@ package enum FrameServer {
     let line = UnsafeRawBufferPointer(rebasing: text.prefix(errorHeaderBytesMax))
     HTTP1Writer.field("Micro-Error", line, to: buffer)
     HTTP1Writer.field("X-Micro-Error", line, to: buffer)
+    if request.codec.isGRPCFramed {
+      // The end of a stream is no error there (codec/grpc @ v1.18.0).
+      if ASCIIText.equals(line, "EOS") {
+        buffer.append("Grpc-Status: 0\r\n")
+      } else {
+        buffer.append("Grpc-Status: 13\r\n")
+        HTTP1Writer.field("Grpc-Message", line, to: buffer)
+      }
+    }
     buffer.append("\r\n")
     if let body { buffer.append(body.bytes) }
   }
@@ -301,7 +353,11 @@ package enum FrameServer {
     buffer.append("HTTP/1.1 200 OK\r\nContent-Length: ")
     buffer.append(decimal: bodyBytes)
     buffer.append("\r\nContent-Type: ")
-    buffer.append(request.contentType.name)
+    if request.contentType == .plugin {
+      buffer.append(notes.bytes(request.pluginType))
+    } else {
+      buffer.append(request.contentType.name)
+    }
     if !request.id.isEmpty {
       buffer.append("\r\nMicro-Id: ")
       buffer.append(notes.bytes(request.id))

@@ -15,11 +15,16 @@ package struct NodeDialect: Equatable, Hashable, Sendable {
   package var isGRPC: Bool
   /// Another transport that is not ours to dial as HTTP, such as `nats`; nil for HTTP.
   package var otherTransport: String?
+  /// The codec to call it in, for payloads of that codec's format; nil: the one that suits its generation.
+  package var preferred: CodecChoice?
 
-  package init(generation: Generation, isGRPC: Bool = false, otherTransport: String? = nil) {
+  package init(
+    generation: Generation, isGRPC: Bool = false, otherTransport: String? = nil, preferred: CodecChoice? = nil
+  ) {
     self.generation = generation
     self.isGRPC = isGRPC
     self.otherTransport = otherTransport
+    self.preferred = preferred
   }
 
   /// From a registry node's metadata. A `protocol` other than `grpc` counts as one that knows the new codecs, as it does
