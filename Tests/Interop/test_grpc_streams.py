@@ -10,7 +10,7 @@ import grpc
 from gomicro import Client, string_field
 from google.rpc import status_pb2
 from grpc_status import rpc_status
-from grpcpeer import GRPCApp, GRPCNode, RawNode, Reply, Request, channel
+from grpcpeer import INTERNAL_ERROR, REFUSED_STREAM, GRPCApp, GRPCNode, RawNode, Reply, Request, channel
 from sidecar import BlackBox, eventually, run_together, service
 
 HELLO = "go.micro.srv.hello"
@@ -53,7 +53,7 @@ class PassThrough(BlackBox):
         metadata = self.node.greeter.metadata("Hello")
         self.assertEqual(metadata["x-tenant"], "Blue")
         self.assertEqual(metadata["x-raw-bin"], b"\x00\xff")
-        self.assertTrue(3 < self.node.greeter.time_left("Hello") <= 5)
+        self.assertTrue(3 < self.node.greeter.time_left("Hello") <= 5.1)
 
     def test_errors_are_exactly_the_nodes(self):
         for code in (400, 404, 500):
@@ -184,6 +184,40 @@ def iter_forever():
         time.sleep(0.01)  # the pace of a talker
 
 
+class Leaving(BlackBox):
+    """A node that ends its connection at a bad moment."""
+
+    def caller_of(self, node):
+        sidecar = self.start(services=[service(HELLO, self.start_server(node).registration())])
+        caller = Caller(sidecar.port)
+        self.addCleanup(caller.close)
+        return caller
+
+    def test_a_call_that_the_node_has_not_seen_costs_its_caller_nothing(self):
+        def leave(node, peer, stream, headers, body):
+            if peer is node.connections[0]:
+                return peer.go_away(0)
+            RawNode.hello(node, peer, stream, headers, body)
+
+        node = RawNode(leave)
+        self.assertEqual(self.caller_of(node).Hello(Request(name="J"), timeout=5).msg, "Hello J")
+        self.assertEqual([body[5:] for _, body in node.requests], [Request(name="J").SerializeToString()] * 2)
+
+    def test_a_node_that_never_takes_the_call_is_given_up(self):
+        node = RawNode(begun=lambda node, peer, stream, headers: peer.reset(stream, REFUSED_STREAM))
+        node.answer = lambda *_: None
+        with self.assertRaises(grpc.RpcError) as raised:
+            self.caller_of(node).Hello(Request(), timeout=5)
+        self.assertEqual(raised.exception.code(), grpc.StatusCode.UNAVAILABLE)
+
+    def test_what_may_have_run_is_not_sent_again(self):
+        node = RawNode(lambda node, peer, stream, headers, body: peer.reset(stream, INTERNAL_ERROR))
+        with self.assertRaises(grpc.RpcError) as raised:
+            self.caller_of(node).Hello(Request(), timeout=5)
+        self.assertEqual(raised.exception.code(), grpc.StatusCode.INTERNAL)
+        self.assertEqual(len(node.requests), 1)
+
+
 class GRPCApps(BlackBox):
     """An ordinary gRPC program behind the sidecar, called by the framework."""
 
@@ -204,7 +238,7 @@ class GRPCApps(BlackBox):
                 self.assertEqual(reply.msg, "Hello J")
                 self.assertIn(("x-trailer", "last"), list(call.trailing_metadata()))
                 self.assertEqual(self.app.greeter.metadata("Hello")["x-tenant"], "Blue")
-                self.assertTrue(3 < self.app.greeter.time_left("Hello") <= 5)
+                self.assertTrue(3 < self.app.greeter.time_left("Hello") <= 5.1)
 
     def test_streams(self):
         caller = Caller(self.sidecar.server_port, "greet.Say")

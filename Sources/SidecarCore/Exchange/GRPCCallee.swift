@@ -2,6 +2,11 @@
 // of the answer and trailers go on, since gRPC servers send only their own.
 //
 //   connecting ─▶ open ── trailers, reset, broken ──▶ over
+//        ▲          └─ the peer has not begun: once more, with what was sent
+//        └──────────┘
+//
+// A server that ends a connection (age, restart) says by GOAWAY what it has not begun, and a resting connection may be
+// closing at this moment. So what is sent is kept until the answer begins, up to a limit.
 //
 // The head is sent as soon as there is a connection, for servers that speak first. So the format is chosen then, by what
 // the caller wants to hear, and not by its first message.
@@ -17,6 +22,17 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
   private var undescribed: ServiceTable?
   private var stream: GRPCClientStream?
   private var isOpen = false
+  private var isOver = false
+  /// Bytes of sent messages that are kept for another attempt.
+  private static let replayMax = 64 * 1024
+  private static let retriesMax = 2
+  /// The messages sent so far, framed; nil once there is nothing to repeat or too much.
+  private var replay: ByteBuffer?
+  private var mayRepeat = true
+  private var isRepeating = false
+  private var callerWaits = false
+  private var hasFinished = false
+  private var retries = 0
 
   /// Starts to connect. `path`: gRPC's.
   init(
@@ -63,21 +79,46 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
     }
   }
 
-  private var isOver = false
   private var errorID: String? { isApp ? worker.settings.serviceName : nil }
 
   // MARK: StreamCallee
 
   func format(for caller: PayloadFormat) -> PayloadFormat { sentFormat }
 
-  func send(_ message: UnsafeRawBufferPointer) -> WriteState { stream?.send(message) ?? .closed }
+  func send(_ message: UnsafeRawBufferPointer) -> WriteState {
+    guard let stream, !isOver else { return .closed }
+    if mayRepeat { keep(message) }
+    if isRepeating {
+      callerWaits = (replay?.count ?? 0) > Self.replayMax
+      return callerWaits ? .congested : .open
+    }
+    return stream.send(message)
+  }
 
-  func finishSending() { stream?.finishSending() }
+  private func keep(_ message: UnsafeRawBufferPointer) {
+    let buffer = replay ?? worker.readers.buffers.take()
+    replay = buffer
+    GRPCFraming.withPrefix(message.count) { buffer.append($0) }
+    buffer.append(message)
+    if buffer.count > Self.replayMax, !isRepeating { dropReplay() }
+  }
+
+  private func dropReplay() {
+    mayRepeat = false
+    if let replay { worker.readers.buffers.give(replay) }
+    replay = nil
+  }
+
+  func finishSending() {
+    hasFinished = true
+    if !isRepeating { stream?.finishSending() }
+  }
 
   func resumeReplies() { stream?.resume() }
 
   func abandon() {
     isOver = true
+    dropReplay()
     undescribed?.description.waiting.removeAll { $0 === self }
     undescribed = nil
     stream?.abandon()
@@ -87,20 +128,48 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
   // MARK: GRPCClientUser
 
   func grpcReady(_ stream: GRPCClientStream) {
-    guard !isOver, !isOpen else { return }
+    guard !isOver, !isOpen || isRepeating else { return }
     let timeout = call.deadline == .distantFuture ? nil : max(call.deadline.nanoseconds(since: worker.driver.now), 1)
     stream.begin(path: path.span, format: sentFormat, timeout: timeout, metadata: call.metadata?.bytes ?? .none) {
       // An app gets what any gRPC client would send; a node what a client of the framework would.
       if !isApp { GRPCNaming.appendFramework(to: $0, format: sentFormat, timeout: timeout, from: worker.settings) }
     }
-    isOpen = true
-    call.calleeConnected()
+    if isRepeating {
+      isRepeating = false
+      if let replay {
+        stream.sendFramed(replay.bytes)
+        if replay.count > Self.replayMax { dropReplay() }
+      }
+      if hasFinished { stream.finishSending() }
+      if callerWaits {
+        callerWaits = false
+        call.calleeDrained()
+      }
+    } else {
+      isOpen = true
+      call.calleeConnected()
+    }
+  }
+
+  /// Makes another attempt where the peer has not begun to work on the call.
+  private func repeats(_ failure: UpstreamFailure) -> Bool {
+    switch failure {
+    case .refused, .brokeBeforeReply(wasReused: true, _): break
+    case .connectFailed, .brokeBeforeReply, .brokeInReply, .malformed, .streamReset: return false
+    }
+    guard isOpen, mayRepeat, retries < Self.retriesMax else { return false }
+    retries += 1
+    isRepeating = true
+    worker.metrics.add(.retries)
+    open()
+    return true
   }
 
   func grpcAnswered(_ stream: GRPCClientStream, _ fields: HTTP2Fields) {
     let metadata = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(metadata) }
     GRPCMetadata.append(from: fields, source: .framework, into: metadata)
+    dropReplay()
     call.calleeAnswered(metadata: metadata.bytes)
   }
 
@@ -114,6 +183,7 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
     guard !isOver else { return }
     isOver = true
     self.stream = nil
+    dropReplay()
     call.calleeEnded(failure.map { explained($0) }, trailers: trailers)
   }
 
@@ -125,13 +195,16 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
 
   func grpcFailed(_ stream: GRPCClientStream, _ failure: UpstreamFailure) {
     guard !isOver else { return }
-    isOver = true
     self.stream = nil
+    if repeats(failure) { return }
+    isOver = true
+    dropReplay()
     let address = stream.target.hostHeader.text
     let who = isApp ? "the app at \(address)" : address
     switch failure {
     case .connectFailed(let why):
-      return call.calleeRefused(isApp ? "\(who) cannot be reached: \(why)" : why)
+      if !isOpen { return call.calleeRefused(isApp ? "\(who) cannot be reached: \(why)" : why) }
+      call.calleeEnded(SidecarError(.connectFailed, "dial \(who): \(why)", id: errorID))
     case .refused(let why):
       call.calleeEnded(SidecarError(.connectFailed, "\(who) did not take the call: \(why)", id: errorID))
     case .streamReset(let reset):

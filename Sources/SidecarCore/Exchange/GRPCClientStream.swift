@@ -117,6 +117,9 @@ final class GRPCClientStream: HTTP2UpstreamUser, HTTP2StreamHandler {
     return GRPCFraming.withPrefix(message.count) { stream.send($0, message) }
   }
 
+  /// Sends messages that have their prefixes.
+  func sendFramed(_ messages: UnsafeRawBufferPointer) { stream?.send(messages) }
+
   /// No more messages follow.
   func finishSending() { stream?.finish() }
 

@@ -23,7 +23,7 @@ package final class HTTP2Upstream {
   private var waiting: [any HTTP2UpstreamUser] = []
   private var dialling = 0
   private var isServing = false
-  private var isRetired = false
+  private(set) var isRetired = false
 
   init(target: UpstreamTarget) {
     self.target = target
@@ -93,7 +93,7 @@ package final class HTTP2Upstream {
   /// `connection` takes no more streams. Those who wait need another one.
   func cannotTakeMore(_ connection: HTTP2UpstreamConnection) {
     countDialling()
-    if dialling == 0, !waiting.isEmpty, !dial() { failAll("all connections are full, and one of them ended") }
+    if dialling == 0, !waiting.isEmpty { replace() }
   }
 
   /// `failedDial`: why the dial came to nothing.
@@ -105,6 +105,14 @@ package final class HTTP2Upstream {
     guard dialling == 0, !waiting.isEmpty else { return }
     if let failedDial {
       failAll(failedDial)
+    } else {
+      replace()
+    }
+  }
+
+  private func replace() {
+    if isRetired {
+      failAll("it has left the registry")
     } else if !dial() {
       failAll("all connections are full, and one of them ended")
     }

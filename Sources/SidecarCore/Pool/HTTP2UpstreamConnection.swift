@@ -133,7 +133,9 @@ package final class HTTP2UpstreamConnection: StreamHandler, HTTP2SessionHandler 
     if count == 0 {
       idleSince = worker.driver.now
       switch state {
-      case .open: setIdle(true)
+      case .open:
+        if pool.isRetired { return leave() }
+        setIdle(true)
       case .leaving: return close(endReason)
       case .dialling, .closed: break
       }

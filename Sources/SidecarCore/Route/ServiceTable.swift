@@ -138,6 +138,10 @@ package final class ServiceTable {
 
   func removeAll(at now: Instant) {
     status = .absent(since: now)
+    // Nobody will be asked any more; those who wait find out that there is no node.
+    let waiting = description.waiting
+    description = Description()
+    worker.driver.later { for waiter in waiting { waiter.described() } }
     for node in nodes { node.target.retire() }
     nodes = []
     uncallable = []
