@@ -17,6 +17,7 @@ package final class HTTP2Upstream {
   /// Calls that may wait for connections being dialled; more are answered with `overloaded`.
   package static let waitersMax = 1024
 
+  /// Lives as long as this: it is the owner, and so is every connection.
   unowned let target: UpstreamTarget
   unowned(unsafe) let worker: Worker
   private var connections: [HTTP2UpstreamConnection] = []

@@ -28,6 +28,8 @@ package final class HTTP2UpstreamConnection: StreamHandler, HTTP2SessionHandler 
   }
 
   let pool: HTTP2Upstream
+  /// Kept while a connection of it is open, though its node may have left the registry.
+  private let target: UpstreamTarget
   private unowned(unsafe) let worker: Worker
   private var stream: ByteStream?
   private var session: HTTP2Session?
@@ -53,6 +55,7 @@ package final class HTTP2UpstreamConnection: StreamHandler, HTTP2SessionHandler 
 
   init(pool: HTTP2Upstream) {
     self.pool = pool
+    target = pool.target
     worker = pool.worker
     bornAt = worker.driver.now
     heardAt = bornAt
@@ -81,7 +84,7 @@ package final class HTTP2UpstreamConnection: StreamHandler, HTTP2SessionHandler 
     }
     dialTimer = timer
     worker.driver.timers.arm(timer, after: worker.settings.connectTimeout, from: bornAt)
-    pool.target.withSocketAddress { [weak self] result in
+    target.withSocketAddress { [weak self] result in
       guard let self, state == .dialling else { return }
       switch result {
       case .failure(let error):

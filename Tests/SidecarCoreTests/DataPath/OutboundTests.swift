@@ -202,7 +202,7 @@ private let greeter = "go.micro.srv.greeter"
     (Ask.post("/x", headers: ["Micro-Service: s", "Micro-Endpoint: noDot"]), 400, "go.micro.sidecar", "noDot"),
     (Ask.post("/x", headers: ["Micro-Service: a b", "Micro-Endpoint: A.B"]), 400, "go.micro.sidecar", "service name"),
     (Ask.post("/empty/say/hello"), 503, "go.micro.client", "none available"),
-    (Ask.post("/grpc/say/hello"), 501, "go.micro.sidecar", "speaks grpc"),
+    (Ask.post("/nats/say/hello"), 501, "go.micro.sidecar", "speaks nats"),
     (Ask.post("/greeter/fail/reset"), 502, "go.micro.client.transport", "before replying"),
     (Ask.post("/greeter/fail/garbage"), 502, "go.micro.client.codec", "cannot be read"),
     (Ask.post("/greeter/fail/large"), 502, "go.micro.client.codec", "larger than"),
@@ -241,7 +241,7 @@ private let greeter = "go.micro.srv.greeter"
     rig.register(greeter, at: [node.address])
     rig.register("go.micro.srv.empty", nodes: [])
     rig.register(
-      "go.micro.srv.grpc", nodes: [Node(id: "g", address: "10.0.0.9:1", metadata: ["protocol": "grpc"])])
+      "go.micro.srv.nats", nodes: [Node(id: "g", address: "10.0.0.9:1", metadata: ["transport": "nats"])])
     rig.register("go.micro.srv.dead", at: [rig.app.host.address(port: 1)])
     let reply = try rig.ask(request)
     #expect(reply.status == status, "\(reply)")
