@@ -12,10 +12,7 @@ extension DecimalText {
     let sign = isNegative ? 1 : 0
     let fraction = bits & (1 &<< 52 &- 1)
     let exponent = Int(bits &>> 52 & 0x7FF)
-    if fraction == 0, exponent == 0 {
-      target[sign] = UInt8(ascii: "0")
-      return sign &+ 1
-    }
+    if fraction == 0, exponent == 0 { return writeZero(isNegative, target) }
     let (digits, power) = shortest(fraction, exponent)
     return sign &+ layOut(digits, power, target + sign)
   }
@@ -27,12 +24,16 @@ extension DecimalText {
     let sign = isNegative ? 1 : 0
     let fraction = bits & (1 &<< 23 &- 1)
     let exponent = Int(bits &>> 23 & 0xFF)
-    if fraction == 0, exponent == 0 {
-      target[sign] = UInt8(ascii: "0")
-      return sign &+ 1
-    }
+    if fraction == 0, exponent == 0 { return writeZero(isNegative, target) }
     let (digits, power) = shortest(fraction, exponent)
     return sign &+ layOut(digits, power, target + sign)
+  }
+
+  /// Some readers take `-0` for an integer, which has no negative zero.
+  private static func writeZero(_ isNegative: Bool, _ target: UnsafeMutablePointer<UInt8>) -> Int {
+    let text: StaticString = isNegative ? "-0.0" : "0"
+    for index in 0..<text.utf8CodeUnitCount { target[index] = text.utf8Start[index] }
+    return text.utf8CodeUnitCount
   }
 
   // MARK: Schubfach
