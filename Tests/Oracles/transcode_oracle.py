@@ -14,6 +14,7 @@ import argparse
 import collections
 import pathlib
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -397,7 +398,7 @@ class Oracle:
                 (TO_JSON, name, data),
                 (TO_GO_MICRO, name, data),
                 (TO_PROTOBUF, name, text.encode()),
-                (TO_JSON, name, messy),
+                (TO_JSON | IGNORE, name, messy),
                 (TO_PROTOBUF, name, changed.encode()),
             ]
         replies = self.harness.all(first)
@@ -445,7 +446,8 @@ class Oracle:
         ours = self.cls(name).FromString(mutant[1]) if mutant[0] else None
         if theirs is not None and ours is not None:
             self.verdicts["both accept"] += 1
-            if not self.same(theirs, ours):
+            # Python reads `-0` as an integer, which has no negative zero.
+            if not self.same(theirs, ours) and not re.search(r"-0\s*[],}]", changed):
                 self.fail(5, name, changed, mutant[1])
         elif theirs is None and ours is None:
             self.verdicts["both refuse"] += 1

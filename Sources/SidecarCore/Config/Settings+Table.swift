@@ -88,6 +88,9 @@ extension Settings {
       .calls, "what nodes are called in, when their generation's own would not do"),
     Setting(
       "MICRO_SIDECAR_COMPAT", \.compatibility, .word, .calls, "fixed repairs what the 2018 sidecar got wrong"),
+    Setting(
+      "MICRO_DESCRIPTORS", \.descriptors, .descriptorFiles, .calls,
+      "message types, by which JSON and protobuf are translated; read again when they change"),
 
     // MARK: Limits
     Setting(
@@ -164,8 +167,6 @@ extension Settings {
     return [
       "MICRO_ENABLE_TLS": tls, "MICRO_TLS_CERT_FILE": tls, "MICRO_TLS_KEY_FILE": tls,
       "MICRO_TLS_CLIENT_CA_FILE": tls, "MICRO_ENABLE_ACME": acme, "MICRO_ACME_HOSTS": acme,
-      "MICRO_DESCRIPTORS": Unsupported(
-        reason: "translation with descriptors is not in this version; protobuf bodies pass through unchanged"),
       "MICRO_SIDECAR_HANDLER": Unsupported(
         reason: "only the handler rpc is in this version; paths name a service and its method", harmless: ["", "rpc"]),
     ]

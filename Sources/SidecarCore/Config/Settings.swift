@@ -68,6 +68,9 @@ package struct Settings: Sendable {
   /// Content types towards nodes: `type`, or `service=type`.
   package var contentTypes: [String] = []
 
+  /// Message types for translating between JSON and protobuf.
+  package var descriptors: [DescriptorFile] = []
+
   // Limits
   /// Origins that may call; `*` is any, empty is none.
   package var cors = ["*"]

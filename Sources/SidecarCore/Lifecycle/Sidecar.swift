@@ -27,6 +27,7 @@ package final class Sidecar: @unchecked Sendable {
   package let catalog: Catalog
   package let resolver: ServiceResolver
   private let leases: LeaseTable
+  private let descriptorFiles: DescriptorLoader
   private var supervisors: [WatchSupervisor] = []
   private var appLease: RegistrationLease?
   private var health: AppHealthMonitor?
@@ -70,8 +71,11 @@ package final class Sidecar: @unchecked Sendable {
     self.registries = registries
     catalog = Catalog(registries: registries.map(\.name), now: driver.now, log: log) { [driver] in driver.later($0) }
     resolver = ServiceResolver(registries: registries, catalog: catalog, driver: driver)
+    descriptorFiles = try DescriptorLoader(settings.descriptors, driver: driver, log: log)
     leases = LeaseTable(registries: registries, driver: driver, log: log)
     dataPath = DataPathSettings(settings, makeSelector: try plugins.selector(settings.selector))
+    descriptors.configured = descriptorFiles.current
+    descriptorFiles.onChange = { [weak self] in self?.descriptors.configured = $0 }
     for (index, registry) in registries.enumerated() {
       let supervisor = WatchSupervisor(registry: registry, index: index, catalog: catalog, driver: driver, log: log)
       supervisor.onRecovered = { [weak self] in
@@ -106,10 +110,12 @@ package final class Sidecar: @unchecked Sendable {
   private func launch(_ index: Int, appAddress: SocketAddress, frameworkAddress: SocketAddress) throws(DriverError) {
     let control = ControlLink(self)
     let dataPath = dataPath
+    let descriptors = descriptors.snapshot
     let isShared = settings.workers > 1
     let listensForFramework = takesFrameworkCalls
     try launcher.launch(name: "worker-\(index)") { [self] driver in
       let worker = Worker(index: index, driver: driver, settings: dataPath, control: control)
+      worker.descriptors = descriptors
       let port = WorkerPort(index: index, worker: worker)
       var failure: DriverError?
       var bound: (app: SocketAddress?, framework: SocketAddress?) = (nil, nil)
@@ -142,8 +148,9 @@ package final class Sidecar: @unchecked Sendable {
       return
     }
     workers.append(port)
+    // They may have changed while its loop was starting.
     let snapshot = descriptors.snapshot
-    port.post { $0.descriptors = snapshot }
+    port.post { if $0.descriptors !== snapshot { $0.descriptors = snapshot } }
     if port.index == 0 {
       appAddress = app
       frameworkAddress = framework

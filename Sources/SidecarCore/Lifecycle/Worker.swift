@@ -86,14 +86,11 @@ package final class Worker {
   var openUpstreams = 0
   /// The app behind this sidecar, where calls from the framework go.
   private(set) var app: UpstreamTarget?
-  /// The message types known at this moment; another snapshot comes through the mailbox when files change.
+  /// The message types known at this moment; another snapshot comes through the mailbox when they change.
   package var descriptors: Descriptors {
     get { translator.descriptors }
     set { translator.descriptors = newValue }
   }
-  /// The transcoder, which keeps its scratch memory.
-  let toProtobuf = JSONToProtobuf()
-  let toJSON = ProtobufToJSON()
   /// The forms found out for endpoints of `appStreams`, at most as many.
   private var appStreamForms: [String: AppStream.Form] = [:]
   /// True while the app's health allows calls; the registration follows it.

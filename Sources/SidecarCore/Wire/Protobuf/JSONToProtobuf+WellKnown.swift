@@ -201,6 +201,9 @@ extension JSONToProtobuf {
     while at < last {
       var stop = at
       while stop < last, stop.pointee != UInt8(ascii: ",") { stop += 1 }
+      guard stop > at else {
+        throw fail("a path of a field mask is empty", at: valueStart)
+      }
       reserve((stop - at) * 2 + 24)
       output[0] = 0x0A
       output += 1
@@ -220,7 +223,10 @@ extension JSONToProtobuf {
         at += 1
       }
       close(start)
-      if at < last { at += 1 }
+      if at < last {
+        at += 1
+        if at == last { throw fail("a path of a field mask is empty", at: valueStart) }
+      }
     }
   }
 }

@@ -244,6 +244,7 @@ extension ProtobufToJSON {
   /// `user.display_name` as `user.displayName`; what would not read back the same has no JSON.
   private func camelCase(upTo pathEnd: UnsafePointer<UInt8>) throws(Stop) {
     let pathStart = position
+    if position == pathEnd { throw fail("a path of a field mask is empty") }
     while position < pathEnd {
       let byte = position.pointee
       reserve(8)

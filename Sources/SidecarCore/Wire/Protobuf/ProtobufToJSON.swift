@@ -209,6 +209,7 @@ package final class ProtobufToJSON: Transcoder {
   /// An entry is a message of a key (1) and a value (2), which may be missing and may come in any order.
   private func entry(_ table: UnsafeMutablePointer<MessageTable>, _ needsComma: Bool) throws(Stop) {
     let fields = table.pointee.fields.baseAddress.unsafelyUnwrapped
+    let bodyStart = position
     var keyPlace: UnsafePointer<UInt8>?
     var valuePlace: UnsafePointer<UInt8>?
     while position < end {
@@ -223,6 +224,7 @@ package final class ProtobufToJSON: Transcoder {
         guard UInt8(truncatingIfNeeded: tag & 7) == fields[1].type.wireType else { throw wrongType(tagStart) }
         if valuePlace != nil, fields[1].type == .message {
           // Parts of a message, to be merged.
+          position = bodyStart
           return try inOrder(table) { () throws(Stop) in try entry(table, needsComma) }
         }
         valuePlace = position
