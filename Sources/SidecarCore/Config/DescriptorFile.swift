@@ -9,8 +9,8 @@ package struct DescriptorFile: Hashable, Sendable, CustomStringConvertible {
     self.path = path
   }
 
-  /// `path` or `service=path`; nil for a part that is empty. What stands before the first `=` is a service unless it has a
-  /// slash, which no service's name has.
+  /// `path` or `service=path`; nil for a part that is empty. What stands before the first `=` is a service unless it
+  /// has a slash, which no service's name has.
   package init?(_ text: String) {
     guard !text.isEmpty else { return nil }
     guard let equals = text.firstIndex(of: "="), !text[..<equals].contains("/") else {

@@ -1,6 +1,6 @@
 // Cases of protobuf's official conformance suite (conformance/binary_json_conformance_suite.cc), kept in
-// Tests/Fixtures/protobuf/conformance.txt, and the table of them in docs/transcoding-conformance.md, which this test writes
-// when MICRO_WRITE_DOCS is set and compares otherwise.
+// Tests/Fixtures/protobuf/conformance.txt, and the table of them in docs/transcoding-conformance.md, which this test
+// writes when MICRO_WRITE_DOCS is set and compares otherwise.
 
 import Foundation
 import Testing

@@ -1,4 +1,5 @@
-// The transcoder's own rules: what it takes beyond canonical JSON, its forms of output, and what it says of broken input.
+// The transcoder's own rules: what it takes beyond canonical JSON, its forms of output, and what it says of broken
+// input.
 
 import Testing
 

@@ -1,6 +1,6 @@
 // From decimal digits to the nearest floating-point number: Clinger's exact case, then the multiplication of Eisel and
-// Lemire ("Number Parsing at a Gigabyte per Second", 2021), which decides by 128 bits of the power of ten. Numbers of more
-// than 19 digits that lie too close to a boundary are left to the standard library.
+// Lemire ("Number Parsing at a Gigabyte per Second", 2021), which decides by 128 bits of the power of ten. Numbers of
+// more than 19 digits that lie too close to a boundary are left to the standard library.
 
 /// What differs between the two types.
 private struct FloatLayout {

@@ -1,10 +1,10 @@
-// From a floating-point number to the shortest digits that read back as it, and of those the nearest: Schubfach (Giulietti,
-// "The Schubfach way to render doubles", 2020). One multiplication by a power of ten per boundary tells which decimals lie
-// between the neighbours' midpoints.
+// From a floating-point number to the shortest digits that read back as it, and of those the nearest: Schubfach
+// (Giulietti, "The Schubfach way to render doubles", 2020). One multiplication by a power of ten per boundary tells
+// which decimals lie between the neighbours' midpoints.
 
 extension DecimalText {
-  /// Writes the shortest digits that read back as the same number, in the form of ECMAScript and Go's encoding/json: with
-  /// an exponent below 1e-6 and from 1e21 on. `target` has 32 bytes; how many were written. The number is finite.
+  /// Writes the shortest digits that read back as the same number, in the form of ECMAScript and Go's encoding/json:
+  /// with an exponent below 1e-6 and from 1e21 on. `target` has 32 bytes; how many were written. The number is finite.
   package static func write(_ value: Double, to target: UnsafeMutablePointer<UInt8>) -> Int {
     let bits = value.bitPattern
     let isNegative = bits &>> 63 != 0

@@ -1,12 +1,12 @@
-// Powers of ten in binary, to 128 bits: what reading and printing floating-point numbers both stand on. Computed once from
-// exact integers rather than typed in.
+// Powers of ten in binary, to 128 bits: what reading and printing floating-point numbers both stand on. Computed once
+// from exact integers rather than typed in.
 
 enum PowersOfTen {
   static let minExponent = -342
   static let maxExponent = 324
 
-  /// The upper 128 bits of 10^exponent, rounded down: 2^127 ≤ value < 2^128. Since 10^n = 5^n × 2^n these are those of the
-  /// power of five.
+  /// The upper 128 bits of 10^exponent, rounded down: 2^127 ≤ value < 2^128. Since 10^n = 5^n × 2^n these are those of
+  /// the power of five.
   @inline(__always) static func floor(_ exponent: Int) -> (high: UInt64, low: UInt64) {
     let entry = table + (exponent &- minExponent)
     return (entry.pointee.high, entry.pointee.low)

@@ -3,8 +3,8 @@
 enum Base64 {
   private static let alphabet: StaticString = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
-  /// For each ASCII byte the value of that digit in either alphabet, shifted by 48 so that it can stand in a literal; `~`
-  /// for what is no digit.
+  /// For each ASCII byte the value of that digit in either alphabet, shifted by 48 so that it can stand in a literal;
+  /// `~` for what is no digit.
   private static let values: StaticString = """
     ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~n~n~odefghijklm~~~~~~\
     ~0123456789:;<=>?@ABCDEFGHI~~~~o~JKLMNOPQRSTUVWXYZ[\\]^_`abc~~~~~
@@ -15,8 +15,8 @@ enum Base64 {
     byte < 0x80 ? UInt32(values.utf8Start[Int(byte)] &- 48) : 255
   }
 
-  /// Decodes `count` digits without padding, `count % 4 != 1`; false when one of them is none. Bits beyond the last whole
-  /// byte are not looked at, as most decoders do.
+  /// Decodes `count` digits without padding, `count % 4 != 1`; false when one of them is none. Bits beyond the last
+  /// whole byte are not looked at, as most decoders do.
   static func decode(_ source: UnsafePointer<UInt8>, _ count: Int, to target: UnsafeMutablePointer<UInt8>) -> Bool {
     var at = source
     var to = target

@@ -1,5 +1,5 @@
-// Message types and services by name, from FileDescriptorSets or from single files as gRPC server reflection sends them.
-// Made on the control loop, then read by any loop: nothing in it ever changes.
+// Message types and services by name, from FileDescriptorSets or from single files as gRPC server reflection sends
+// them. Made on the control loop, then read by any loop: nothing in it ever changes.
 
 /// A message type of a pool.
 package struct ProtoMessage: @unchecked Sendable, Equatable {
@@ -77,8 +77,8 @@ package final class DescriptorPool: @unchecked Sendable {
   }
 
   /// Reads and merges sets. Errors: bytes that are no FileDescriptorSet, references to what is in none of them (sets
-  /// need `--include_imports`; only google/protobuf's well-known types may be missing), and symbols that two sets define
-  /// differently.
+  /// need `--include_imports`; only google/protobuf's well-known types may be missing), and symbols that two sets
+  /// define differently.
   package convenience init(sets: [Source]) throws(DescriptorError) {
     var linker = DescriptorLinker()
     for set in sets {
@@ -169,10 +169,10 @@ package final class DescriptorPool: @unchecked Sendable {
 
   /// The method behind a go-micro endpoint, nil when there is none.
   ///
-  /// `endpoint` is `Handler.Method`, whose package go-micro leaves out, or names the whole service: `pkg.Handler.Method`,
-  /// `/pkg.Handler/Method`. Names are matched as they stand in the .proto file and as Go spells them (`say_it` is `SayIt`).
-  /// When handlers of several packages fit, the one in the package called like `service` is taken, then the one in the
-  /// package called like its last component. Errors: still several; the error lists them.
+  /// `endpoint` is `Handler.Method`, whose package go-micro leaves out, or names the whole service:
+  /// `pkg.Handler.Method`, `/pkg.Handler/Method`. Names are matched as they stand in the .proto file and as Go spells
+  /// them (`say_it` is `SayIt`). When handlers of several packages fit, the one in the package called like `service` is
+  /// taken, then the one in the package called like its last component. Errors: still several; the error lists them.
   package func method(service: ServiceName, endpoint: String) throws(DescriptorError) -> ProtoMethod? {
     guard let (handler, name) = ProtoNames.split(endpoint) else { return nil }
     let last = ProtoNames.lastComponent(handler)

@@ -1,12 +1,12 @@
 // All descriptors that a sidecar has at one moment, as workers see them.
 
-/// An immutable snapshot; any thread. Methods of a service are looked for in the set that is bound to it, then among those
-/// given for all.
+/// An immutable snapshot; any thread. Methods of a service are looked for in the set that is bound to it, then among
+/// those given for all.
 package final class Descriptors: Sendable {
   /// Sets for every service.
   package let common: DescriptorPool?
-  /// Sets for one go-micro service: from `MICRO_DESCRIPTORS=service=path`, or from a node's server reflection. Two of them
-  /// may define the same names differently.
+  /// Sets for one go-micro service: from `MICRO_DESCRIPTORS=service=path`, or from a node's server reflection. Two of
+  /// them may define the same names differently.
   package let bound: [ServiceName: DescriptorPool]
 
   package static let none = Descriptors(common: nil, bound: [:])

@@ -1,5 +1,5 @@
-// JSON's numbers as protobuf's: as numbers or as strings, with fraction and exponent where the value is whole all the same,
-// and the three words that floating point has beside them.
+// JSON's numbers as protobuf's: as numbers or as strings, with fraction and exponent where the value is whole all the
+// same, and the three words that floating point has beside them.
 
 extension JSONToProtobuf {
   // MARK: Integers

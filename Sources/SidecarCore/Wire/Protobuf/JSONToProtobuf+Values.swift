@@ -3,8 +3,8 @@
 extension JSONToProtobuf {
   // MARK: Fields
 
-  /// One value with its tag; zero is left out unless it is kept. False: nothing was written, as the name of an enum value
-  /// is not known and unknown ones are ignored.
+  /// One value with its tag; zero is left out unless it is kept. False: nothing was written, as the name of an enum
+  /// value is not known and unknown ones are ignored.
   func singular(_ field: UnsafeMutablePointer<FieldTable>, keepsZero: Bool) throws(Stop) -> Bool {
     switch field.pointee.type {
     case .message:

@@ -1,10 +1,10 @@
-// JSON into protobuf in one pass over its bytes: each value is written as soon as it is read, no tree is built and nothing
-// is allocated per field. What JSON a message has is told by protobuf's ProtoJSON page; what more is taken is listed in
-// docs/transcoding.md.
+// JSON into protobuf in one pass over its bytes: each value is written as soon as it is read, no tree is built and
+// nothing is allocated per field. What JSON a message has is told by protobuf's ProtoJSON page; what more is taken is
+// listed in docs/transcoding.md.
 //
-// A nested message's length stands before it and is known after it: one byte is left for it, and what follows moves when
-// it turns out to need more. Most messages are shorter than 128 bytes, and moving the others costs less than measuring
-// everything twice.
+// A nested message's length stands before it and is known after it: one byte is left for it, and what follows moves
+// when it turns out to need more. Most messages are shorter than 128 bytes, and moving the others costs less than
+// measuring everything twice.
 
 /// Translates JSON documents. One per loop: it keeps its scratch memory from call to call. Errors: `TranscodeError`.
 package final class JSONToProtobuf: Transcoder {
@@ -16,8 +16,8 @@ package final class JSONToProtobuf: Transcoder {
   /// Type URLs with escapes, of all Anys under way.
   private var urls: [FixedBytes] = []
 
-  /// Appends `json` as a message of this type to `buffer`. White space alone is the empty message, as go-micro sends it.
-  /// After an error the buffer is as it was.
+  /// Appends `json` as a message of this type to `buffer`. White space alone is the empty message, as go-micro sends
+  /// it. After an error the buffer is as it was.
   package func transcode(
     _ json: UnsafeRawBufferPointer, to message: ProtoMessage, unknownFields: UnknownFields = .refuse,
     into buffer: ByteBuffer

@@ -1,5 +1,5 @@
-// What the transcoder needs to know of message types, laid out for its loops: plain structs at fixed addresses that refer
-// to each other by pointer, so that following a field to its message costs one load and no reference count.
+// What the transcoder needs to know of message types, laid out for its loops: plain structs at fixed addresses that
+// refer to each other by pointer, so that following a field to its message costs one load and no reference count.
 //
 // All of it lies in one `TableArena`, which a `DescriptorPool` owns. After linking nothing changes any more, so any
 // number of loops may read it.
@@ -223,8 +223,8 @@ package enum Bytes {
     return true
   }
 
-  /// Copies `count` bytes. Short ones as two whole words: most strings are, and a call of memcpy costs as much as the rest
-  /// of their field. The target has room for 16 bytes, the source can be read up to `sourceEnd`.
+  /// Copies `count` bytes. Short ones as two whole words: most strings are, and a call of memcpy costs as much as the
+  /// rest of their field. The target has room for 16 bytes, the source can be read up to `sourceEnd`.
   @inline(__always)
   static func copy(
     _ source: UnsafeRawPointer, to target: UnsafeMutablePointer<UInt8>, _ count: Int, sourceEnd: UnsafePointer<UInt8>

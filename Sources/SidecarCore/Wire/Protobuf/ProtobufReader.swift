@@ -1,5 +1,5 @@
-// Protobuf's wire format, field by field, for small messages: envelopes, descriptors, health checks. The transcoder, which
-// sees whole payloads, has its own loops.
+// Protobuf's wire format, field by field, for small messages: envelopes, descriptors, health checks. The transcoder,
+// which sees whole payloads, has its own loops.
 
 /// Walks the fields of one protobuf message.
 struct ProtobufReader {

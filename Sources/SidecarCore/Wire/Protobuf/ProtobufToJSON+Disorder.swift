@@ -1,6 +1,6 @@
-// Messages that are legal and that no serializer writes: a field twice, elements of a repeated field far from each other,
-// two members of a oneof. They are put in order in memory of their own and read again; that nothing of it happens twice
-// on one level keeps the cost within the message's size times its depth.
+// Messages that are legal and that no serializer writes: a field twice, elements of a repeated field far from each
+// other, two members of a oneof. They are put in order in memory of their own and read again; that nothing of it
+// happens twice on one level keeps the cost within the message's size times its depth.
 
 extension ProtobufToJSON {
   /// One field of the message as it stands on the wire.

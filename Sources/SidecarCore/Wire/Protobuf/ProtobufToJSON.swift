@@ -1,11 +1,12 @@
 // Protobuf into JSON in one pass over its bytes: each field is written as it comes, no tree is built and nothing is
 // allocated per field.
 //
-// Senders write fields once and elements of a repeated field together, nearly always. Where they do not, JSON needs what
-// protobuf's rules make of it (the last value counts, parts of a message are merged, a oneof has one member), so the
-// message is put in order first and read again: see ProtobufToJSON+Disorder.swift.
+// Senders write fields once and elements of a repeated field together, nearly always. Where they do not, JSON needs
+// what protobuf's rules make of it (the last value counts, parts of a message are merged, a oneof has one member), so
+// the message is put in order first and read again: see ProtobufToJSON+Disorder.swift.
 
-/// Translates messages into JSON. One per loop: it keeps its scratch memory from call to call. Errors: `TranscodeError`.
+/// Translates messages into JSON. One per loop: it keeps its scratch memory from call to call. Errors:
+/// `TranscodeError`.
 package final class ProtobufToJSON: Transcoder {
   /// The root's types; kept alive by the caller.
   var pool: Unmanaged<DescriptorPool>?

@@ -1,7 +1,7 @@
 // What both directions of the transcoder share: options, errors and where in a message they are.
 
-/// A message cannot be translated. `path` says where in it (`user.addresses[3].zip`, `labels["a"]`, empty for the message
-/// itself), `rule` what is wrong, `offset` at which byte of the input.
+/// A message cannot be translated. `path` says where in it (`user.addresses[3].zip`, `labels["a"]`, empty for the
+/// message itself), `rule` what is wrong, `offset` at which byte of the input.
 package struct TranscodeError: Error, Equatable, Sendable, CustomStringConvertible {
   package var path: String
   package var rule: String

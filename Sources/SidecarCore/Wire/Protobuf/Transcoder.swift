@@ -1,5 +1,5 @@
-// What both directions of the transcoder are made of: where reading and writing stand, where in the message that is, and
-// which of its fields have been seen.
+// What both directions of the transcoder are made of: where reading and writing stand, where in the message that is,
+// and which of its fields have been seen.
 
 /// One per loop and direction: it keeps its scratch memory from call to call.
 package class Transcoder {
