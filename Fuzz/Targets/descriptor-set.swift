@@ -1,5 +1,5 @@
-// Descriptor sets of anybody's making, and messages of the types in them. Input: a byte that says where to cut, a set, and
-// bytes taken for a message and for a document.
+// Descriptor sets of anybody's making, and messages of the types in them. Input: a byte that says where to cut, a set,
+// and bytes taken for a message and for a document.
 // core: Wire/Protobuf Wire/Numbers Wire/JSON/JSONScanner.swift Wire/JSON/JSONText.swift Wire/JSON/ASCIIText.swift Wire/ByteBuffer.swift Wire/FixedBytes.swift Wire/WireError.swift Model/Service.swift
 
 import SidecarCore

@@ -30,7 +30,8 @@ extension SettingKind<[DescriptorFile]> {
   static var descriptorFiles: SettingKind {
     let paths = SettingKind<[String]>.list(
       of:
-        "FileDescriptorSet files, each for all services or bound to one, such as common.binpb,go.micro.srv.shop=shop.binpb"
+        "FileDescriptorSet files, each for all services or bound to one, such as "
+        + "common.binpb,go.micro.srv.shop=shop.binpb"
     )
     return SettingKind(
       paths.expected, isList: true,

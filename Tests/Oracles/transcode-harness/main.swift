@@ -1,9 +1,10 @@
-// The transcoder behind a pipe, for oracles in other languages: see Tests/Interop/transcode_oracle.py.
+// The transcoder behind a pipe, for oracles in other languages: see Tests/Oracles/transcode_oracle.py.
 //
 //   transcode-harness SET...        serialized FileDescriptorSets
-//   request   length u32 | operation u8 | name length u16 | message name | payload     (little-endian; length counts all
-//   reply     length u32 | 0 u8 | result, or length u32 | 1 u8 | error text             that follows it)
+//   request   length u32 | operation u8 | name length u16 | message name | payload
+//   reply     length u32 | 0 u8 | result, or length u32 | 1 u8 | error text
 //
+// Numbers are little-endian; a length counts all that follows it.
 // Operations: 0 JSON to protobuf, 1 protobuf to canonical JSON, 2 protobuf to go-micro's JSON; 16 more ignores what is
 // unknown.
 

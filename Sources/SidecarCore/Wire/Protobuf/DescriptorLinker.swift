@@ -255,7 +255,8 @@ struct DescriptorLinker {
     let count = message.descriptor.fields.count + extensions.count
     guard count <= DescriptorPool.Limits.fieldsPerMessage else {
       throw DescriptorError(
-        "\(message.origin.source): message \(message.name) has more than \(DescriptorPool.Limits.fieldsPerMessage) fields"
+        "\(message.origin.source): message \(message.name) has more than "
+          + "\(DescriptorPool.Limits.fieldsPerMessage) fields"
       )
     }
     guard message.descriptor.oneofCount <= DescriptorPool.Limits.fieldsPerMessage else {
@@ -389,8 +390,8 @@ struct DescriptorLinker {
         break
       case .double, .float, .group, .message, .bytes, .enumeration:
         throw DescriptorError(
-          "\(messages[index].origin.source): a map of message \(messages[index].name) has keys of a type that cannot be "
-            + "one; make the set again with protoc")
+          "\(messages[index].origin.source): a map of message \(messages[index].name) has keys of a type that "
+            + "cannot be one; make the set again with protoc")
       }
     }
   }
