@@ -10,6 +10,7 @@ import Testing
 
   @Test func `files are read again when they change, and a bad one changes nothing`() throws {
     let control = ControlWorld()
+    try control.loop.makeFolder("/etc", mode: 0o755)
     try control.loop.writeFile("/etc/all.binpb", bytes("greeter.binpb"), mode: 0o644)
     let loader = try DescriptorLoader([DescriptorFile(path: "/etc/all.binpb")], driver: control.loop, log: control.log)
     var changes = 0
@@ -38,6 +39,7 @@ import Testing
 
   @Test func `a bound file comes first, then what nodes told, then files for all`() throws {
     let control = ControlWorld()
+    try control.loop.makeFolder("/etc", mode: 0o755)
     try control.loop.writeFile("/etc/all.binpb", bytes("greeter.binpb"), mode: 0o644)
     try control.loop.writeFile("/etc/shop.binpb", bytes("order.binpb"), mode: 0o644)
     let loader = try DescriptorLoader(
