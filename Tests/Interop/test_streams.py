@@ -120,6 +120,31 @@ class Outbound(BlackBox):
         self.assertEqual((answer.status, json.loads(answer.body)), (200, {"count": 3}))
         self.assertEqual(received, [{"a": 1}, {"a": 2}, {"a": 3}])
 
+    def test_a_body_of_known_length_ends_the_stream_whenever_it_comes(self):
+        """Its last byte is its end, also when it is read by itself after the stream has begun."""
+
+        def collect(stream):
+            count = 0
+            while stream.receive() is not None:
+                count += 1
+            stream.send({"count": count})
+
+        node, sidecar = self.begin(collect, "Log.Upload")
+        body = b'{"a":1}\n{"a":2}\n'
+        for parts in ((body,), (body[:5], body[5:]), (body[:-1], body[-1:])):
+            with self.subTest(parts):
+                begun = len(node.streams)
+                connection = Connection.to(sidecar.port)
+                connection.send(
+                    b"POST /hello/log/upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+                    b"Content-Length: %d\r\n\r\n" % len(body))
+                eventually(lambda: len(node.streams) > begun, what="the stream")
+                for part in parts:
+                    connection.send(part)
+                    time.sleep(0.02)  # so that each part is a read of its own
+                self.assertEqual(json.loads(connection.read().body), {"count": 2})
+                connection.close()
+
     def test_an_error_before_the_first_message_is_an_http_status(self):
         def refuse(stream):
             raise NodeError(json.dumps({"id": HELLO, "code": 403, "detail": "not you", "status": "Forbidden"}))

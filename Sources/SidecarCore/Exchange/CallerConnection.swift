@@ -268,7 +268,10 @@ class CallerConnection: StreamHandler, ListedConnection {
   private func consumeBody(_ input: inout UnsafeRawBufferPointer) throws(WireError) -> Bool {
     switch try reader.nextOfBody(&input) {
     case .needMore: return false
-    case .bytes(let bytes): running?.connectionRead(bytes)
+    case .bytes(let bytes):
+      running?.connectionRead(bytes)
+      // A body of known length ends without a byte of its own: no later read would tell.
+      if input.isEmpty, running != nil { return try consumeBody(&input) }
     case .end:
       bodyIsOver = true
       running?.connectionEnded()
