@@ -185,6 +185,31 @@ class Through(BlackBox):
                     _, error = client.call("Say.Fail", request_in(kind, "a"))
                     self.assertEqual(json.loads(error)["code"], 400)
 
+    def test_json_rpc_goes_on_as_json_rpc(self):
+        """Bare JSON of v5.14 and later nodes has other names and numbers than the JSON-RPC of the same nodes."""
+        node = self.start_server(Node(greeter))
+        sidecar = self.start(services=[service(HELLO, node.registration())])
+        for kind in ("application/json-rpc", "application/json"):
+            client = Client(sidecar.port, "micro", kind)
+            self.addCleanup(client.close)
+            self.assertEqual(client.call("Say.Hello", {"name": "a"}), ({"msg": "Hello a"}, None))
+            self.assertEqual(node.calls[-1].content_type, kind)
+
+    def test_a_caller_that_names_its_service_as_target(self):
+        """v0.16 does by itself, v0.14 when it is told to: as metadata, which leaves the legacy codecs in use."""
+        node = self.start_server(Node(greeter))
+        sidecar = self.start(services=[service(HELLO, node.registration())])
+        for kind in TYPES + ("application/octet-stream",):
+            with self.subTest(kind):
+                client = Client(sidecar.port, "v0.14", kind)
+                self.addCleanup(client.close)
+                asked = request_in(kind, "a")
+                payload, error = client.call("Say.Hello", asked, {"X-Micro-Target": HELLO})
+                self.assertIsNone(error)
+                self.assertEqual(greeting_in(kind, payload), "Hello a")
+        _, error = Client(sidecar.port, "v0.14", "application/json").call("Say.Hello", {"name": "a"})
+        self.assertIn("names no service", error)
+
     def test_two_sidecars_between_two_apps(self):
         app = self.start_server(App(hello_app))
         inside = self.start(name=HELLO, app=app.port, registry="memory")

@@ -42,6 +42,10 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   var deadline = Instant.distantFuture
   /// Who reads the reply, where it is JSON made of protobuf.
   var audience = JSONAudience.people
+  /// The document came in a JSON-RPC envelope, and goes on in one. Both ends of that codec write plain Go JSON in every
+  /// generation, while bare JSON of v5.14 and later has protobuf's names and numbers (`userId`, `"1"`), which a JSON-RPC
+  /// caller skips without a word (codec/json and codec/jsonrpc @ v5.30.0).
+  var isJSONRPC = false
   /// The call may be repeated even if it may have run.
   var isIdempotent = false
 
@@ -176,6 +180,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     connection = nil
     isIdempotent = false
     audience = .people
+    isJSONRPC = false
     format = .json
     metadata = 0..<0
     payload = 0..<0
@@ -296,6 +301,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     out.removeAll()
     let call = FrameCall(
       id: worker.nextID(), node: node?.dialect ?? .explicitAddress, format: format,
+      codec: isJSONRPC && node?.dialect.preferred == nil ? .jsonRPC : nil,
       timeoutNanoseconds: deadline.nanoseconds(since: worker.driver.now))
     let payload = request.bytes(payload)
     let metadata = request.bytes(metadata)

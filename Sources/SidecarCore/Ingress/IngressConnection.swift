@@ -505,7 +505,8 @@ final class IngressConnection: CallerConnection, CallOwner {
     guard !request.service.isEmpty else {
       reply(
         error: SidecarError(
-          .badRequest, "the call names no service; clients before v0.20 do not say which service they mean"))
+          .badRequest,
+          "the call names no service; clients before v0.16 say which they mean only as metadata X-Micro-Target"))
       return
     }
     guard let route = namedRoute(notes.bytes(request.service), notes.bytes(request.endpoint)) else { return }
@@ -522,7 +523,8 @@ final class IngressConnection: CallerConnection, CallOwner {
     call.endpoint = route.endpoint
     call.routing = route.routing
     call.format = request.format
-    call.audience = request.dialect == .micro ? .framework : .oldFramework
+    call.isJSONRPC = request.codec == .jsonRPC
+    call.audience = request.dialect == .micro && !call.isJSONRPC ? .framework : .oldFramework
     Metadata.append(from: head, source: .framework, into: buffer)
     call.metadata = 0..<buffer.count
     buffer.append(request.payload(body, notes))

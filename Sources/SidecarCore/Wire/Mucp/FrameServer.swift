@@ -19,12 +19,13 @@ package enum FrameServer {
     let method = find(head, .microMethod, .xMicroMethod, &routing, .method)
     let endpoint = find(head, .microEndpoint, .xMicroEndpoint, &routing, .endpoint)
     _ = find(head, .microProtocol, .xMicroProtocol, &routing, .protocol)
-    _ = find(head, .microTarget, .xMicroTarget, &routing, .target)
+    let target = find(head, .microTarget, .xMicroTarget, &routing, .target)
     let topic = find(head, .microTopic, .xMicroTopic, &routing, .topic)
 
     request.dialect = dialect(head, routing)
     request.timeoutNanoseconds = head.first(.timeout).flatMap(parseTimeout)
-    if let service { request.service = note(service, notes) }
+    // v0.16 calls the service its target. A v0.14 caller can say it too, as metadata: it leaves the legacy codecs in use.
+    if let service = service ?? target { request.service = note(service, notes) }
     if let id = nonEmpty(head.first(.microID)) ?? nonEmpty(head.first(.xMicroID)) { request.id = note(id, notes) }
     if let stream = nonEmpty(head.first(.microStream)) ?? nonEmpty(head.first(.xMicroStream)) {
       request.stream = note(stream, notes)
