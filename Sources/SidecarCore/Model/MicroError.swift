@@ -79,11 +79,16 @@ public struct MicroError: Hashable, Sendable {
   }
 
   /// The HTTP status that says it to a plain HTTP caller: `code` from 400 to 599 as it is; for texts without one, 404
-  /// for go-micro's own "can't find", 500 for all others.
+  /// for go-micro's own "can't find", 408 for a handler that ran into the deadline it was sent, 500 for all others.
   public var httpStatus: Int {
     if (400...599).contains(code) { return code }
-    return code == 0 && saysNotFound ? 404 : 500
+    guard code == 0 else { return 500 }
+    if saysNotFound { return 404 }
+    return detail == Self.deadlineText ? 408 : 500
   }
+
+  /// What Go's `ctx.Err()` prints: many handlers return it as it is, in the moment when their caller gives up too.
+  private static let deadlineText = "context deadline exceeded"
 
   /// A server's plain text for a handler or method it does not have (server/rpc_service.go @ v0.14.0,
   /// server/rpc_router.go @ v1.18.0).

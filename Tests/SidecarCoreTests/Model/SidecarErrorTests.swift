@@ -52,6 +52,7 @@ struct SidecarErrorTests {
       ("rpc: can't find service Nope", 404, 404, .endpointNotFound),
       ("rpc: can't find method Hello.Nope", 404, 404, .endpointNotFound),
       ("rpc: service/endpoint request ill-formed: x", 500, 500, .upstreamError),
+      ("context deadline exceeded", 408, 504, .upstreamError), ("context canceled", 500, 500, .upstreamError),
       (#"{"id":"a","code":404,"detail":"rpc: can't find method x"}"#, 404, 404, .upstreamError),
     ])
   func upstream(_ text: String, _ code: Int, _ http: Int, _ kind: SidecarError.Kind) {
