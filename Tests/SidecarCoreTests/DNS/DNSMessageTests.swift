@@ -2,15 +2,6 @@ import Testing
 
 @testable import SidecarCore
 
-/// Hexadecimal digits, spaces allowed, to bytes.
-private func hex(_ text: String) -> [UInt8] {
-  let digits = text.filter { !$0.isWhitespace }
-  return stride(from: 0, to: digits.count, by: 2).map { offset in
-    let start = digits.index(digits.startIndex, offsetBy: offset)
-    return UInt8(digits[start..<digits.index(start, offsetBy: 2)], radix: 16)!
-  }
-}
-
 @Suite("DNS names")
 struct DNSNameTests {
   @Test("dots part labels, a dot at the end is optional, and the text comes back")
