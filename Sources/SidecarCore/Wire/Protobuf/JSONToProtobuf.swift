@@ -12,7 +12,9 @@ package final class JSONToProtobuf: Transcoder {
   var pool: Unmanaged<DescriptorPool>?
   var unknownFields = UnknownFields.refuse
   /// Text of keys and numbers with escapes.
-  let text = ByteBuffer(capacity: 256)
+  private(set) var text = ByteBuffer(capacity: 256)
+  /// Bytes of `text` that are kept for the next message.
+  private static let keptTextBytes = 64 * 1024
   /// Type URLs with escapes, of all Anys under way.
   private var urls: [FixedBytes] = []
 
@@ -26,6 +28,7 @@ package final class JSONToProtobuf: Transcoder {
     pool = .passUnretained(message.pool)
     self.unknownFields = unknownFields
     if !urls.isEmpty { urls.removeAll() }
+    if text.capacity > Self.keptTextBytes { text = ByteBuffer(capacity: 256) }
     do throws(Stop) {
       skipWhitespace()
       if position < end { try self.message(message.table) }

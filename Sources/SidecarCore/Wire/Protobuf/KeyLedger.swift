@@ -14,11 +14,20 @@ final class KeyLedger {
   /// Steps taken in the table for one key before they are sorted.
   private static let probesMax = 32
 
+  /// Keys whose memory is kept for the next message.
+  private static let keptMax = 4096
+
   private var keys: [Key] = []
   private var slots: [Int32] = []
 
   var count: Int { keys.count }
-  func removeAll() { keys.removeAll(keepingCapacity: true) }
+
+  func removeAll() {
+    guard keys.capacity > Self.keptMax else { return keys.removeAll(keepingCapacity: true) }
+    keys = []
+    slots = []
+  }
+
   func truncate(to count: Int) { keys.removeLast(keys.count - count) }
   @inline(__always) func append(start: Int, count: Int) { keys.append(Key(start: start, count: count)) }
 
