@@ -110,7 +110,7 @@ import Testing
       {
         let document = Array(before.utf8) + bad + Array(after.utf8)
         document.withUnsafeBytes { bytes in
-          #expect(throws: TranscodeError.self) {
+          _ = #expect(throws: TranscodeError.self) {
             try transcoder.transcode(bytes, to: Fixtures.type("Everything"), unknownFields: .ignore, into: out)
           }
         }
