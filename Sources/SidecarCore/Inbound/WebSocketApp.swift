@@ -101,6 +101,17 @@ final class WebSocketApp: StreamCallee, StreamHandler {
     guard case .open = state else { return .closed }
     let out = worker.scratch
     out.removeAll()
+    var message = message
+    if sendsText {
+      do throws(WireError) {
+        message = UnsafeRawBufferPointer(rebasing: message[try JSONScanner.validate(message)])
+      } catch {
+        let error = self.error(.badRequest, "a message is not JSON: \(error)")
+        close(WebSocketCloseCode.goingAway, "the call is over")
+        worker.driver.later { [self] in call.calleeEnded(error) }
+        return .closed
+      }
+    }
     let rest = session?.send(sendsText ? .text : .binary, message, into: out) ?? .none
     return write(out.bytes, rest)
   }

@@ -89,6 +89,11 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
     let out = worker.scratch
     out.removeAll()
     let kind: WebSocketKind = call.replyFormat == .json ? .text : .binary
+    guard kind == .binary || UTF8Stream.isValid(message) else {
+      // A text frame with anything else would make the client break off and blame us.
+      fail(SidecarError(.badUpstreamReply, "the service's message is not UTF-8"))
+      return .closed
+    }
     let rest = session?.send(kind, message, into: out) ?? .none
     write(out.bytes, rest)
     return isCongested ? .congested : .open

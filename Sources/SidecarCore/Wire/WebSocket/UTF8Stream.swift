@@ -22,6 +22,12 @@ struct UTF8Stream {
 
   mutating func restart() { state = Self.accept }
 
+  /// Whether `text` as a whole is UTF-8.
+  static func isValid(_ text: UnsafeRawBufferPointer) -> Bool {
+    var stream = UTF8Stream()
+    return stream.take(text) && stream.isComplete
+  }
+
   /// Takes the next bytes; false when no valid text begins with what came so far.
   mutating func take(_ bytes: UnsafeRawBufferPointer) -> Bool {
     guard let start = bytes.baseAddress else { return state != Self.reject }
