@@ -7,7 +7,8 @@ extension StreamCall {
     switch target {
     case .service(let service, let endpoint, _):
       if !service.nodes.isEmpty, service.nodes.allSatisfy({ $0.dialect.isGRPC }) { return false }
-      return !(service.isStream(endpoint.text)
+      return
+        !(service.isStream(endpoint.text)
         ?? worker.translator.isStream(service.nameBytes.span, endpoint.span) ?? assumesStream)
     case .app(let endpoint):
       return worker.settings.appProtocol != .grpc && !worker.isAppStream(endpoint.text, endpoint.span)
