@@ -100,9 +100,9 @@ final class HTTP2Side: HTTP2SessionHandler, HTTP2StreamHandler {
 }
 
 enum Bytes {
-  static func of<Result>(_ text: String, _ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+  static func of<Result>(_ text: String, _ body: (UnsafeRawBufferPointer) throws -> Result) rethrows -> Result {
     var text = text
-    return text.withUTF8 { body(UnsafeRawBufferPointer($0)) }
+    return try text.withUTF8 { try body(UnsafeRawBufferPointer($0)) }
   }
 }
 
