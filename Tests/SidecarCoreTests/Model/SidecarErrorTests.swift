@@ -65,7 +65,7 @@ struct SidecarErrorTests {
     error.writeJSON(into: body)
     let read = MicroError(parsing: body.bytes)
     #expect(read.isStructured)
-    if !text.hasPrefix("{") { #expect(read == MicroError(id: "go.micro.client", code: http, detail: text)) }
+    if !text.hasPrefix("{") { #expect(read == MicroError(id: "go.micro.client", code: code, detail: text)) }
   }
 
   @Test(
