@@ -17,7 +17,7 @@ import urllib.parse
 
 from gomicro import Connection, NodeError
 from gomicro_streams import ClientStream, StreamEnded, StreamNode, count_down, echo
-from sidecar import LONG, BlackBox, eventually, free_port, service
+from sidecar import BlackBox, eventually, free_port, service
 from test_streams import HELLO, LineApp, streaming_service
 
 try:
@@ -254,11 +254,9 @@ class FromTheApp(BlackBox):
         with self.dial(self.begin()) as talk:
             self.assertTrue(talk.ping().wait(10))
 
-    @unittest.skipUnless(LONG, "takes 100 s; MICRO_TEST_LONG=1 runs it")
     def test_silence_is_broken_by_pings_and_ended_after_two(self):
-        sidecar = self.begin()
+        sidecar = self.begin(environment={"MICRO_SIDECAR_PING_INTERVAL": "1s"})
         raw = Connection.to(sidecar.port)
-        raw.socket.settimeout(100)
         raw.send(
             b"GET /hello/chat/talk HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")

@@ -109,6 +109,9 @@ extension Settings {
       "MICRO_SIDECAR_IDLE_TIMEOUT", \.idleTimeout, .duration(from: .seconds(1)), .limits,
       "time a caller's connection may stay unused"),
     Setting(
+      "MICRO_SIDECAR_PING_INTERVAL", \.pingInterval, .duration(from: .seconds(1)), .limits,
+      "silence after which a stream's caller is asked whether it is still there"),
+    Setting(
       "MICRO_SIDECAR_HEADER_TIMEOUT", \.headerTimeout, .duration(from: .milliseconds(100)), .limits,
       "time a request's head may take to arrive; above it 408"),
     Setting("MICRO_SIDECAR_WORKERS", \.workers, .integer(1...64), .limits, "threads that serve calls"),

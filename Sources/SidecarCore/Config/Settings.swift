@@ -80,6 +80,7 @@ package struct Settings: Sendable {
   /// Calls under way to one service, per worker.
   package var maxInFlight = 1024
   package var idleTimeout = Duration.seconds(75)
+  package var pingInterval = Duration.seconds(30)
   package var headerTimeout = Duration.seconds(10)
   package var workers = 1
 

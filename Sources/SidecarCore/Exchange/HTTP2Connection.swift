@@ -25,8 +25,6 @@ class HTTP2Connection: StreamHandler, HTTP2SessionHandler {
   private static let announceTime: Int64 = 1_000_000_000
   /// Nanoseconds a peer that was told the end may take to close.
   private static let lingerTime: Int64 = 2_000_000_000
-  /// Nanoseconds of silence on a connection with open streams after which the peer is asked whether it is still there.
-  static let pingAfter: Int64 = 30_000_000_000
   /// Nanoseconds until the answer to that must be here.
   static let pingTimeout: Int64 = 20_000_000_000
   /// What pings carry: why they were sent.
@@ -225,7 +223,7 @@ class HTTP2Connection: StreamHandler, HTTP2SessionHandler {
   private func checkAlive(_ now: Instant, _ quiet: Int64) {
     if let pingedAt {
       if now.nanoseconds(since: pingedAt) > Self.pingTimeout { abort() }
-    } else if quiet > Self.pingAfter {
+    } else if quiet > worker.settings.pingInterval {
       pingedAt = now
       session.ping(Self.alivePing)
     }

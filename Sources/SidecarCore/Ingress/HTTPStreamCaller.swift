@@ -27,10 +27,6 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
 
   /// How long the head of a reply waits for the first message, in nanoseconds.
   private static let headDelay: Int64 = 100_000_000
-  /// How long a reply may be silent before a comment shows that it is alive, in nanoseconds: proxies and browsers cut
-  /// silent connections.
-  private static let heartbeatInterval: Int64 = 15_000_000_000
-
   private unowned let connection: IngressConnection
   private let worker: Worker
   private let call: StreamCall
@@ -262,9 +258,9 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
   func connectionDraining() {}
 
   func connectionSweep(_ now: Instant, quietNanoseconds: Int64) {
-    guard state == .replying, now.nanoseconds(since: lastWrite) > Self.heartbeatInterval, hasDrainedConnection else {
-      return
-    }
+    // Proxies and browsers cut silent connections.
+    let isSilent = now.nanoseconds(since: lastWrite) > worker.settings.pingInterval / 2
+    guard state == .replying, isSilent, hasDrainedConnection else { return }
     // NDJSON readers skip empty lines, and event sources comments.
     let text: StaticString = form == .ndjson ? "\n" : ":\n\n"
     let out = worker.scratch

@@ -22,8 +22,8 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
 
   /// What the subprotocols `json` and `proto` fix; without one the client's first message does.
   private static let subprotocols = ["json", "proto"]
-  /// Silence after which the client is pinged, in nanoseconds; after two pings without a sign of life it is given up.
-  private static let pingInterval: Int64 = 30_000_000_000
+  /// Pings without a sign of life after which a silent client is given up; `DataPathSettings.pingInterval` says when one
+  /// is due.
   private static let missedPingsMax = 2
   /// How long the client's Close may take after ours, in nanoseconds.
   private static let closeTimeout: Int64 = 5_000_000_000
@@ -251,7 +251,7 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
     switch state {
     case .closing: if now.nanoseconds(since: closedAt) > Self.closeTimeout { end(listening: true) }
     case .open:
-      guard !isHeldBack, quietNanoseconds > Self.pingInterval * (pingsSent + 1) else { return }
+      guard !isHeldBack, quietNanoseconds > worker.settings.pingInterval * (pingsSent + 1) else { return }
       let out = worker.scratch
       out.removeAll()
       if pingsSent == Self.missedPingsMax {

@@ -21,6 +21,8 @@ package struct DataPathSettings: Sendable {
   package var upstreamIdleTimeout: Int64 = 3_000_000_000
   package var upstreamConnectionAge: Int64 = 60_000_000_000
   package var downstreamIdleTimeout: Int64 = 75_000_000_000
+  /// Silence on a stream after which its caller is asked whether it is still there.
+  package var pingInterval: Int64 = 30_000_000_000
   /// A message must go on within this time once it has begun.
   package var messageTimeout: Int64 = 10_000_000_000
   package var connectionsMax = 10_000
@@ -59,6 +61,7 @@ package struct DataPathSettings: Sendable {
     upstreamIdleTimeout = settings.poolIdle.saturatingNanoseconds
     upstreamConnectionAge = settings.poolTTL.saturatingNanoseconds
     downstreamIdleTimeout = settings.idleTimeout.saturatingNanoseconds
+    pingInterval = settings.pingInterval.saturatingNanoseconds
     messageTimeout = settings.headerTimeout.saturatingNanoseconds
     connectionsMax = settings.maxConnections
     callsMax = settings.maxInFlight
