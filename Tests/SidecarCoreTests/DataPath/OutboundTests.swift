@@ -127,25 +127,31 @@ private let greeter = "go.micro.srv.greeter"
     (
       Ask.post(
         "/", #"{"method":"Say.Hello","params":[{"b":2}],"id":5}"#, type: "application/json-rpc",
-        headers: ["X-Micro-Service: \(greeter)", "X-Micro-Method: Say.Hello"]), "{\"b\":2}\n",
+        headers: ["X-Micro-Service: \(greeter)", "X-Micro-Method: Say.Hello"]), "{\"b\":2}",
       "{\"id\":5,\"result\":{\"a\":1},\"error\":null}\n", ""
     ),
   ])
   func aFrameComesInAndAFrameGoesOut(_ request: String, _ sent: String, _ answer: String, _ id: String) throws {
     let rig = try DataPathWorld()
     let node = try rig.node { request in
-      request.header("Content-Type") == "application/json"
-        ? .reply("{\"a\":1}\n") : .reply(protoRPC(method: "", payload: "pb"))
+      switch request.header("Content-Type") {
+      case "application/json": .reply("{\"a\":1}\n")
+      case "application/json-rpc": .reply("{\"id\":\"1\",\"result\":{\"a\":1},\"error\":null}\n")
+      default: .reply(protoRPC(method: "", payload: "pb"))
+      }
     }
     rig.register(greeter, at: [node.address])
     let reply = try rig.ask(request)
     #expect(reply.status == 200 && reply.body == answer)
     #expect(reply.header("Micro-Error") == nil && (id.isEmpty || reply.header(id) == "7"))
     let request = try #require(node.requests.first)
-    if request.header("Content-Type") == "application/json" {
-      #expect(request.text == sent)
-    } else {
-      let body = FixedBytes(request.body)
+    let body = FixedBytes(request.body)
+    switch request.header("Content-Type") {
+    case "application/json": #expect(request.text == sent)
+    case "application/json-rpc":
+      let envelope = try JSONRPCRequest(parsing: body.span)
+      #expect(String(decoding: body.span[envelope.argument], as: UTF8.self) == sent)
+    default:
       let envelope = try ProtoRPCEnvelope(parsing: body.span)
       #expect(String(decoding: body.span[envelope.payload], as: UTF8.self) == sent)
     }
