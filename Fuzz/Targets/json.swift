@@ -1,5 +1,5 @@
 // JSON as scanner, as tree, and as what is read from it: errors and services. Input: a document.
-// core: Wire/HTTP1 Wire/JSON Wire/ByteBuffer.swift Wire/WireError.swift Model/Service.swift Model/Service+JSON.swift Model/MicroError.swift
+// core: Wire/HTTP1 Wire/JSON Wire/ByteBuffer.swift Wire/WireError.swift Model/Service.swift Model/Service+JSON.swift Model/MicroError.swift Observe/UTCTime.swift
 
 import SidecarCore
 

@@ -38,6 +38,14 @@ def free_port():
                 continue
 
 
+def free_ports(count):
+    """That many, all different."""
+    found = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
+
+
 def eventually(condition, within=5.0, what="the condition"):
     """Asks until `condition()` is true and returns what it returned; an exception in it counts as not yet."""
     deadline = time.monotonic() + within
@@ -145,7 +153,7 @@ class Sidecar(Process):
     """
 
     def __init__(self, services=None, registry=None, name=None, app=None, environment=None, command=(), folder=None):
-        self.port, self.server_port, self.admin_port = free_port(), free_port(), free_port()
+        self.port, self.server_port, self.admin_port = free_ports(3)
         # Ours goes away with the object; one that was given is the giver's.
         self.own_folder = None if folder else tempfile.TemporaryDirectory(prefix="micro-sidecar-test-")
         self.folder = folder or self.own_folder.name

@@ -150,7 +150,6 @@ class FromTheApp(BlackBox):
             raise failing(409, "changed " * 40)
 
         with self.dial(self.begin(fail)) as talk:
-            talk.send("{}")
             self.assertEqual(talk.recv(timeout=10), '{"n": 1}')
             code, reason = closed(talk)
         self.assertEqual(code, 4409)

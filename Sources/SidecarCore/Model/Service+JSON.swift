@@ -83,8 +83,9 @@ extension Node {
     guard let colon = address.lastIndex(of: ":") else { return nil }
     let host = address[..<colon]
     let digits = address[address.index(after: colon)...]
+    // `08` would come back as `8`.
     guard !digits.isEmpty, digits.utf8.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }), let port = Int(digits),
-      port <= 65535
+      port <= 65535, digits.count == 1 || digits.first != "0"
     else { return nil }
     guard !host.contains(":") || (host.hasPrefix("[") && host.hasSuffix("]")) else { return nil }
     return (String(host), port)
