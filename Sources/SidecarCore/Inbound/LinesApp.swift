@@ -80,12 +80,7 @@ final class LinesApp: StreamCallee, StreamHandler {
     let out = worker.scratch
     out.removeAll()
     HTTP1Writer.chunkStart(document.count + 1, to: out)
-    let start = out.count
-    out.append(UnsafeRawBufferPointer(rebasing: message[document]))
-    // Line ends can only stand between the parts of a document, where a blank means the same.
-    for index in start..<out.count where out.bytes[index] == 0x0A || out.bytes[index] == 0x0D {
-      out.base.storeBytes(of: 0x20, toByteOffset: index, as: UInt8.self)
-    }
+    JSONText.appendOnOneLine(UnsafeRawBufferPointer(rebasing: message[document]), into: out)
     out.append("\n")
     HTTP1Writer.chunkEnd(to: out)
     return write(out)

@@ -151,20 +151,11 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
     let overhead = form == .ndjson ? 1 : 8
     if isChunked { HTTP1Writer.chunkStart(message.count + overhead, to: out) }
     if form == .events { out.append("data: ") }
-    Self.append(line: message, to: out)
+    JSONText.appendOnOneLine(message, into: out)
     out.append(form == .ndjson ? "\n" : "\n\n")
     if isChunked { HTTP1Writer.chunkEnd(to: out) }
     write(out.bytes)
     return hasDrainedConnection ? .open : .congested
-  }
-
-  /// A document on one line: line ends can only stand between its parts, where a blank means the same.
-  private static func append(line message: UnsafeRawBufferPointer, to out: ByteBuffer) {
-    let start = out.count
-    out.append(message)
-    for index in start..<out.count where out.bytes[index] == 0x0A || out.bytes[index] == 0x0D {
-      out.base.storeBytes(of: 0x20, toByteOffset: index, as: UInt8.self)
-    }
   }
 
   func connectionDrained() {
@@ -206,12 +197,12 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
     case .ndjson:
       if error != nil {
         last.append("{\"error\":")
-        Self.append(line: text.bytes, to: last)
+        JSONText.appendOnOneLine(text.bytes, into: last)
         last.append("}\n")
       }
     case .events:
       last.append(error == nil ? "event: end\ndata: {}" : "event: error\ndata: ")
-      Self.append(line: text.bytes, to: last)
+      JSONText.appendOnOneLine(text.bytes, into: last)
       last.append("\n\n")
     }
     guard isChunked else { return write(last.bytes) }

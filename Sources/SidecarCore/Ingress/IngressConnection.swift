@@ -163,53 +163,20 @@ final class IngressConnection: CallerConnection, CallOwner {
         ))
       return nil
     }
-    return makeRoute(parsed.service, parsed.endpoint, key: path)
+    return routeOrReply { () throws(SidecarError) in
+      try worker.makeRoute(parsed.service, parsed.endpoint, key: path)
+    }
   }
 
   func namedRoute(_ service: UnsafeRawBufferPointer, _ endpoint: UnsafeRawBufferPointer) -> Route? {
-    let key = worker.scratch
-    key.removeAll()
-    key.append(service)
-    key.append(0)
-    key.append(endpoint)
-    if let route = worker.routes.find(key.bytes) { return route }
-    guard let name = String(validating: service, as: UTF8.self),
-      let method = String(validating: endpoint, as: UTF8.self)
-    else {
-      reply(error: SidecarError(.badRequest, "the names of service and endpoint must be UTF-8"))
-      return nil
-    }
-    return makeRoute(name, method, key: key.bytes)
+    routeOrReply { () throws(SidecarError) in try worker.namedRoute(service, endpoint) }
   }
 
-  /// Replies with an error when they are not.
-  private func namesAreValid(_ service: ServiceName, _ endpoint: String) -> Bool {
-    guard PathRoute.isEndpointName(endpoint) else {
-      reply(
-        error: SidecarError(
-          .badRequest, "endpoint \(endpoint.prefix(200)) is not of the form Handler.Method"))
-      return false
-    }
-    guard service.utf8.count <= 255, service.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F && $0 != UInt8(ascii: "/") })
-    else {
-      reply(error: SidecarError(.badRequest, "\(service.prefix(100)) cannot be a service name"))
-      return false
-    }
-    return true
-  }
-
-  private func makeRoute(_ service: ServiceName, _ endpoint: String, key: UnsafeRawBufferPointer) -> Route? {
-    guard namesAreValid(service, endpoint) else { return nil }
-    guard let table = worker.service(service) else {
-      reply(error: SidecarError(.overloaded, "too many unknown services are being looked up"))
+  private func routeOrReply(_ find: () throws(SidecarError) -> Route) -> Route? {
+    do throws(SidecarError) { return try find() } catch {
+      reply(error: error)
       return nil
     }
-    let known = table.status == .present
-    let route = Route(
-      service: table, endpoint: FixedBytes(endpoint), caller: worker.settings.fromService, isKnown: known,
-      metrics: worker.metrics)
-    if known { worker.routes.insert(key, route) }
-    return route
   }
 
   // MARK: Calls
@@ -446,8 +413,9 @@ final class IngressConnection: CallerConnection, CallOwner {
         reply(error: SidecarError(.badRequest, "address \(address.prefix(200)) is not host:port", id: "go.micro.rpc"))
         return
       }
-      guard namesAreValid(rpc.service, rpc.endpoint) else {
+      do throws(SidecarError) { try Worker.checkNames(rpc.service, rpc.endpoint) } catch {
         call.discard()
+        reply(error: error)
         return
       }
       call.fixedTarget = target

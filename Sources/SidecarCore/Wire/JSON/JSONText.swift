@@ -9,6 +9,15 @@ public enum JSONEscaping: Sendable {
 }
 
 package enum JSONText {
+  /// Appends a valid document as one line: line ends can only stand between its parts, where a blank means the same.
+  package static func appendOnOneLine(_ document: UnsafeRawBufferPointer, into buffer: ByteBuffer) {
+    let start = buffer.count
+    buffer.append(document)
+    for index in start..<buffer.count where buffer.bytes[index] == 0x0A || buffer.bytes[index] == 0x0D {
+      buffer.base.storeBytes(of: 0x20, toByteOffset: index, as: UInt8.self)
+    }
+  }
+
   /// Writes `text` with quotes around it. Broken UTF-8 becomes `\ufffd`, a byte each, as encoding/json does.
   package static func append(_ text: UnsafeRawBufferPointer, escaping: JSONEscaping, into buffer: ByteBuffer) {
     buffer.reserve(text.count + 2)
