@@ -37,6 +37,10 @@ let package = Package(
     .executableTarget(
       name: "websocket-echo", dependencies: ["SidecarCore", "SidecarUV"], path: "Tests/WebSocketEcho",
       swiftSettings: settings),
+    .executableTarget(
+      name: "registry-conformance",
+      dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarConformance", "SidecarUV"],
+      path: "Tests/RegistryConformance", swiftSettings: settings),
     .testTarget(
       name: "SidecarCoreTests", dependencies: ["SidecarCore", "SidecarSim"], swiftSettings: settings),
     .testTarget(
