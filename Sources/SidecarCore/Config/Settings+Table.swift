@@ -15,6 +15,9 @@ extension Settings {
       "MICRO_SERVER_ADVERTISE", \.serverAdvertise, SettingKind<String>.advertised.optional, .listeners,
       "what the registry says of that address; by default a private address of this host"),
     Setting(
+      "MICRO_TRANSPORT", \.transport, .word, .listeners,
+      "what the registry says other services should reach it by; both are served"),
+    Setting(
       "POD_IP", \.podIP, SettingKind<String>.ipAddress.optional, .listeners,
       "the pod's address, advertised when MICRO_SERVER_ADVERTISE is not set"),
     Setting(

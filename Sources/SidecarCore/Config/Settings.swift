@@ -4,6 +4,9 @@
 /// How the app is spoken to.
 package enum AppProtocol: String, CaseIterable, Sendable { case http, grpc, mucp }
 
+/// The framework's transports that the sidecar serves, all on one port; callers use the one they find in the registry.
+package enum AdvertisedTransport: String, CaseIterable, Sendable { case http, grpc }
+
 /// `fixed` repairs the defects of the 2018 sidecar; `strict` keeps them for those who depend on them.
 package enum Compatibility: String, CaseIterable, Sendable { case fixed, strict }
 
@@ -18,6 +21,7 @@ package struct Settings: Sendable {
   package var serverAddress = SocketAddress.ipv4(address: 0, port: 0)
   /// What to write into the registry, `host` or `host:port`; nil: found from the bind address.
   package var serverAdvertise: String?
+  package var transport = AdvertisedTransport.http
   /// The pod's address, from the downward API; used when `serverAdvertise` is nil.
   package var podIP: String?
   /// Nil: no admin listener.

@@ -70,7 +70,7 @@ final class FrameCallee: StreamCallee, StreamHandler {
       guard let self, state == .dialling else { return }
       switch result {
       case .failure(let error): worker.driver.later { self.refused(error.description) }
-      case .success(let address): stream = worker.driver.connect(to: address, handler: self)
+      case .success(let address): stream = target.openStream(to: address, handler: self)
       }
     }
   }

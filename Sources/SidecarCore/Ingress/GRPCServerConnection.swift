@@ -41,6 +41,10 @@ final class GRPCServerConnection: HTTP2Connection, ListedConnection {
     guard ASCIIText.equals(method, "POST") else {
       return refuse(stream, status: "405", "gRPC calls are POST\n")
     }
+    if side == .framework, TransportMessage.isPath(path) {
+      return openTransport(stream)
+        ?? refuse(stream, status: "503", "no more connections are taken\n")
+    }
     let call = GRPCServerStream(self, stream, format)
     call.begin(path, head)
     return call

@@ -198,7 +198,7 @@ package final class Sidecar: @unchecked Sendable {
       advertise: settings.serverAdvertise, podIP: settings.podIP, bound: bound, interfaces: driver.interfaces())
     let id = settings.serverID ?? driver.random.uuid()
     var metadata = settings.serverMetadata
-    metadata["transport"] = "http"
+    metadata["transport"] = settings.transport.rawValue
     metadata["broker"] = "http"
     metadata["server"] = "mucp"
     metadata["protocol"] = "mucp"

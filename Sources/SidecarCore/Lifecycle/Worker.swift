@@ -56,6 +56,8 @@ package final class Worker {
   package let settings: DataPathSettings
   package let metrics: WorkerMetrics
   let readers = ReaderScratch()
+  /// For what is read while something else is: messages of a transport inside another, as they are written.
+  let transportReaders = ReaderScratch()
   /// Compressors and inflaters of WebSockets.
   let deflaters = DeflatePool()
   /// Where outgoing messages are put together; used up within one turn.
@@ -175,6 +177,20 @@ package final class Worker {
     }
     listeners.append(listener)
     return listener.address
+  }
+
+  /// Takes calls of the framework on a connection inside another one. False when there are too many.
+  func acceptTransport(_ stream: ByteStream) -> Bool {
+    guard !isDraining, openFromFramework < settings.connectionsMax else {
+      metrics.add(.refusedFromFramework)
+      return false
+    }
+    metrics.add(.acceptedFromFramework)
+    let connection = InboundConnection(worker: self, stream: stream)
+    inbound.add(connection)
+    stream.handler = connection
+    armSweep()
+    return true
   }
 
   func remove(_ connection: IngressConnection) {

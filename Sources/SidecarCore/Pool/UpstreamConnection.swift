@@ -50,7 +50,7 @@ package final class UpstreamConnection: StreamHandler {
         let timer = LoopTimer { [weak self] in self?.dialTimedOut() }
         dialTimer = timer
         worker.driver.timers.arm(timer, after: worker.settings.connectTimeout, from: worker.driver.now)
-        stream = worker.driver.connect(to: address, handler: self)
+        stream = target.openStream(to: address, handler: self)
       }
     }
   }

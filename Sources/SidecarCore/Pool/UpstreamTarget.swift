@@ -26,16 +26,24 @@ package final class UpstreamTarget {
     return made
   }
   private var madeHTTP2: HTTP2Upstream?
+  /// By which of the framework's transports it is reached.
+  let transport: FrameTransport
+  /// In the gRPC transport, as far as it is known.
+  var transportMethod: GRPCTransportMethod
   private var resolved: (addresses: [SocketAddress], at: Instant)?
 
   /// How long a looked-up host name is used, in nanoseconds.
   static let nameTTL: Int64 = 10_000_000_000
 
-  package init(address: DialTarget, hostHeader: FixedBytes, isReusable: Bool, worker: Worker) {
+  package init(
+    address: DialTarget, hostHeader: FixedBytes, isReusable: Bool, transport: FrameTransport = .http, worker: Worker
+  ) {
     self.address = address
     self.hostHeader = hostHeader
     self.isReusable = isReusable
+    self.transport = transport
     self.worker = worker
+    transportMethod = transport == .grpc(isOld: true) ? .old : .unknown
   }
 
   /// Gives `user` a connection: at once when one is idle (true), or by a dial that ends with `upstreamReady` or
@@ -125,6 +133,15 @@ package final class UpstreamTarget {
     idle.removeAll()
     worker.idleUpstreams -= old.count
     for connection in old { connection.close() }
+  }
+
+  /// Connects to it by its transport, at one of its addresses. `handler` hears of it in a later turn.
+  func openStream(to address: SocketAddress, handler: any StreamHandler) -> ByteStream {
+    switch transport {
+    case .http: worker.driver.connect(to: address, handler: handler)
+    // Its HTTP/2 connections look the address up themselves.
+    case .grpc: GRPCTransportClient(self, handler: handler)
+    }
   }
 
   /// The socket address to dial, looked up when it is a name. Completes at once where it can.

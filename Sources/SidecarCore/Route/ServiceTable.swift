@@ -22,7 +22,8 @@ package final class NodeState {
     HTTP1Writer.field("X-Micro-Node", node.id, to: header)
     truthHeader = FixedBytes(header.bytes)
     target = UpstreamTarget(
-      address: catalogNode.target, hostHeader: FixedBytes(node.address), isReusable: dialect.reusable, worker: worker)
+      address: catalogNode.target, hostHeader: FixedBytes(node.address), isReusable: dialect.reusable,
+      transport: dialect.transport, worker: worker)
   }
 }
 

@@ -17,19 +17,19 @@ struct FrameClientTests {
       (["protocol": "grpc", "server": "grpc", "transport": "grpc"], NodeDialect(generation: .micro, isGRPC: true)),
       (["server": "grpc", "transport": "grpc"], NodeDialect(generation: .legacy, isGRPC: true)),
       (["transport": "grpc"], NodeDialect(generation: .legacy, isGRPC: true)),
-      (["transport": "grpc", "server": "rpc"], NodeDialect(generation: .legacy, otherTransport: "grpc")),
+      (["transport": "grpc", "server": "rpc"], NodeDialect(generation: .legacy, transport: .grpc(isOld: true))),
       (
         ["transport": "grpc", "server": "mucp", "protocol": "mucp"],
-        NodeDialect(generation: .micro, otherTransport: "grpc")
+        NodeDialect(generation: .micro, transport: .grpc(isOld: false))
       ),
       (["transport": "nats", "protocol": "mucp"], NodeDialect(generation: .micro, otherTransport: "nats")),
     ] as [([String: String], NodeDialect)])
   func dialects(_ metadata: [String: String], _ expected: NodeDialect) {
     let dialect = NodeDialect(metadata: metadata)
     #expect(dialect == expected)
-    #expect(dialect.speaksHTTPFrames == (!expected.isGRPC && expected.otherTransport == nil))
     #expect(
-      dialect.reusable == (expected.generation == .micro), "v0.14 sticks to a connection's first headers (trap 1)")
+      dialect.reusable == (expected.generation == .micro || expected.transport != .http),
+      "v0.14 sticks to an HTTP connection's first headers (trap 1)")
   }
 
   static let legacy = NodeDialect(generation: .legacy)

@@ -1,6 +1,14 @@
 // Which dialect a node understands, told from what it wrote into the registry. Clients of the framework itself never
 // look (trap 36): they dial HTTP nodes with h2 and gRPC nodes with HTTP/1. We do.
 
+/// What carries the framework's messages to a node.
+package enum FrameTransport: Equatable, Hashable, Sendable {
+  /// HTTP/1, the default of every generation.
+  case http
+  /// A stream of gRPC. `isOld`: known to be older than the method's present name (`TransportMessage.path`).
+  case grpc(isOld: Bool)
+}
+
 /// How to speak to one node.
 package struct NodeDialect: Equatable, Hashable, Sendable {
   package enum Generation: UInt8, Sendable {
@@ -13,16 +21,19 @@ package struct NodeDialect: Equatable, Hashable, Sendable {
   package var generation: Generation
   /// Speaks gRPC; not to be called over the HTTP transport.
   package var isGRPC: Bool
-  /// Another transport that is not ours to dial as HTTP, such as `nats`; nil for HTTP.
+  package var transport: FrameTransport
+  /// A transport that is not ours to dial, such as `nats`; nil when it is.
   package var otherTransport: String?
   /// The codec to call it in, for payloads of that codec's format; nil: the one that suits its generation.
   package var preferred: CodecChoice?
 
   package init(
-    generation: Generation, isGRPC: Bool = false, otherTransport: String? = nil, preferred: CodecChoice? = nil
+    generation: Generation, isGRPC: Bool = false, transport: FrameTransport = .http, otherTransport: String? = nil,
+    preferred: CodecChoice? = nil
   ) {
     self.generation = generation
     self.isGRPC = isGRPC
+    self.transport = transport
     self.otherTransport = otherTransport
     self.preferred = preferred
   }
@@ -37,16 +48,14 @@ package struct NodeDialect: Equatable, Hashable, Sendable {
     let wrapsFrames = server == "rpc" || server == "mucp"
     isGRPC = name == "grpc" || server == "grpc" || (transport == "grpc" && !wrapsFrames)
     generation = name.isEmpty ? .legacy : .micro
-    otherTransport = isGRPC || transport == "http" || transport.isEmpty ? nil : transport
+    self.transport = transport == "grpc" && !isGRPC ? .grpc(isOld: name.isEmpty) : .http
+    otherTransport = isGRPC || ["", "http", "grpc"].contains(transport) ? nil : transport
   }
 
   /// An address given by hand: the framework takes it for a node with `protocol=mucp`.
   package static let explicitAddress = NodeDialect(generation: .micro)
 
-  /// Whether HTTP/1 frames reach it at all.
-  package var speaksHTTPFrames: Bool { !isGRPC && otherTransport == nil }
-
-  /// Whether a connection may serve another call. v0.14.0 delivers every later request of a connection with the first
-  /// one's headers: metadata and timeouts would stick, and leak (trap 1).
-  package var reusable: Bool { generation == .micro }
+  /// Whether a connection may serve another call. v0.14.0 delivers every later request of an HTTP connection with the
+  /// first one's headers: metadata and timeouts would stick, and leak (trap 1).
+  package var reusable: Bool { generation == .micro || transport != .http }
 }
