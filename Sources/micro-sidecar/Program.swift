@@ -47,7 +47,7 @@ struct Program {
     case .config:
       Terminal.print(settings.render(invocation.output == .json ? .json : .text))
       return ExitCode.ok.rawValue
-    case .listServices, .getService, .call, .health, .doctor:
+    case .listServices, .getService, .register, .deregister, .call, .health, .doctor:
       return ClientCommand(invocation.command, invocation.output, settings, plugins).run()
     case .help, .version: return ExitCode.usage.rawValue
     }

@@ -17,7 +17,12 @@ struct CommandTests {
       ("--server-name=x run -- ./app", .run(["./app"])), ("list services", .listServices),
       ("registry list services", .listServices), ("-o json list services", .listServices),
       ("list -o json services", .listServices), ("get service go.micro.srv.a", .getService("go.micro.srv.a")),
-      ("registry get service a", .getService("a")), ("health", .health(service: nil, address: nil)),
+      ("registry get service a", .getService("a")),
+      (
+        "register service {\"name\":\"a\",\"nodes\":[{\"id\":\"1\",\"address\":\"h:1\"}]}",
+        .register(Service(name: "a", version: "", nodes: [Node(id: "1", address: "h:1")]))
+      ), ("registry deregister service {\"name\":\"a\"}", .deregister(Service(name: "a", version: ""))),
+      ("health", .health(service: nil, address: nil)),
       ("health a", .health(service: "a", address: nil)),
       ("health a --address h:1", .health(service: "a", address: "h:1")),
       ("doctor", .doctor), ("config", .config), ("version", .version), ("--version", .version), ("-v", .version),

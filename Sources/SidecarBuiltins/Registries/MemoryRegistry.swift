@@ -45,6 +45,8 @@ public final class MemoryRegistry: Registry, @unchecked Sendable {
 
   deinit { timer?.cancel() }
 
+  public var keepsEntries: Bool { false }
+
   public func register(_ service: Service, ttl: Duration?) async throws(RegistryError) {
     guard !service.name.isEmpty else { throw .invalid("a service needs a name") }
     let key = Key(name: service.name, version: service.version)

@@ -66,10 +66,7 @@ package final class LeaseTable: @unchecked Sendable {
   /// Takes each node of `service` out of all registries, also one that is not in this table: it may be another's. A node
   /// that is nowhere is no error.
   package func deregister(_ service: Service, completion: @escaping (RegistryError?) -> Void) {
-    guard !service.nodes.isEmpty else {
-      completion(.invalid("a service to deregister names its nodes: {\"name\":…,\"nodes\":[{\"id\":…}]}"))
-      return
-    }
+    guard !service.nodes.isEmpty else { return completion(Self.namesNoNodes) }
     let own = service.nodes.filter { entries[Key(name: service.name, id: $0.id)] != nil }
     var foreign = service
     foreign.nodes = service.nodes.filter { entries[Key(name: service.name, id: $0.id)] == nil }
@@ -80,6 +77,9 @@ package final class LeaseTable: @unchecked Sendable {
     guard !foreign.nodes.isEmpty else { return }
     removeForeign(foreign) { gathered.add($0) }
   }
+
+  package static let namesNoNodes = RegistryError.invalid(
+    "a service to deregister names its nodes: {\"name\":…,\"nodes\":[{\"id\":…}]}")
 
   package func registryRecovered(_ name: String) {
     for entry in entries.values { entry.lease.registryRecovered(name) }
@@ -92,7 +92,8 @@ package final class LeaseTable: @unchecked Sendable {
     for key in keys { release(key) { gathered.add(nil) } }
   }
 
-  private func check(_ service: Service) -> RegistryError? {
+  /// What keeps `service` from being registered anywhere; nil: nothing.
+  package static func problem(with service: Service) -> RegistryError? {
     guard RegistryView.isValid(name: service.name) else {
       return .invalid("a service's name has 1 to 255 bytes and no slash, blank or control character")
     }
@@ -105,6 +106,11 @@ package final class LeaseTable: @unchecked Sendable {
         return .invalid("node \(node.id) of service \(service.name): expected an address like host:port")
       }
     }
+    return nil
+  }
+
+  private func check(_ service: Service) -> RegistryError? {
+    if let problem = Self.problem(with: service) { return problem }
     let new = Set(service.nodes.map(\.id)).count { entries[Key(name: service.name, id: $0)] == nil }
     guard entries.count + new <= Self.leasesMax else {
       return .refused("this sidecar keeps at most \(Self.leasesMax) registrations; deregister some first")

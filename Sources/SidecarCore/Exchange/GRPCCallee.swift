@@ -233,6 +233,7 @@ extension StreamCall {
       guard worker.settings.appProtocol == .grpc, let app = worker.app else { return nil }
       return GRPCCallee(
         self, target: app, path: worker.appPath(endpoint.span, calledAs: path), format: try formatForGRPC())
+    case .own: return nil
     }
   }
 

@@ -12,6 +12,7 @@ extension StreamCall {
         ?? worker.translator.isStream(service.nameBytes.span, endpoint.span) ?? assumesStream)
     case .app(let endpoint):
       return worker.settings.appProtocol != .grpc && !worker.isAppStream(endpoint.text, endpoint.span)
+    case .own: return false
     }
   }
 
@@ -31,6 +32,7 @@ extension StreamCall {
       }
       if worker.appStreamForm(endpoint.text) == .ndjson { return LinesApp(self, app: app, endpoint: endpoint) }
       return WebSocketApp(self, app: app)
+    case .own(_, let makeCallee): return makeCallee(self)
     }
   }
 
@@ -54,7 +56,7 @@ extension StreamCall {
   var serviceName: FixedBytes {
     switch target {
     case .service(let service, _, _): service.nameBytes
-    case .app: worker.settings.fromService
+    case .app, .own: worker.settings.fromService
     }
   }
 }

@@ -14,6 +14,8 @@ enum StreamTarget {
   case service(ServiceTable, endpoint: FixedBytes, routing: FixedBytes)
   /// From the framework to the app behind this sidecar; the endpoint is `Handler.Method`.
   case app(endpoint: FixedBytes)
+  /// To this sidecar itself; the closure makes the end that answers.
+  case own(endpoint: FixedBytes, (StreamCall) -> any StreamCallee)
 }
 
 /// One streaming call. Loop-confined. The owner fills in the variables, then calls `start` once.
@@ -74,7 +76,7 @@ final class StreamCall: ResolutionWaiter {
   /// `Handler.Method`
   var endpoint: FixedBytes {
     switch target {
-    case .service(_, let endpoint, _), .app(let endpoint): endpoint
+    case .service(_, let endpoint, _), .app(let endpoint), .own(let endpoint, _): endpoint
     }
   }
 

@@ -66,6 +66,7 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
       delivery.start(
         endpoint: endpoint.span, format: message == nil ? call.replyFormat : format, payload: payload,
         metadata: metadata, timeout: deadline.nanoseconds(since: worker.driver.now))
+    case .own(let endpoint, _): fail(SidecarError(.badRequest, "\(endpoint.text) is a stream"))
     }
   }
 

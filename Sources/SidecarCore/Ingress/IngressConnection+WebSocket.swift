@@ -12,23 +12,9 @@ extension IngressConnection {
       error.code = 403
       return reply(error: error)
     }
-    let route: Route?
-    do throws(SidecarError) {
-      if let (service, endpoint) = Self.namedEndpoint(head) {
-        route = namedRoute(service, endpoint)
-      } else if let (service, endpoint) = try Self.namedEndpoint(query: query) {
-        route = withExtendedLifetime((service, endpoint)) { namedRoute(service.span, endpoint.span) }
-      } else {
-        route = worker.routes.find(path) ?? pathRoute(path)
-      }
-    } catch {
-      return reply(error: error)
-    }
-    guard let route else { return }
-    self.route = route
+    guard let target = webSocketTarget(head, path, query) else { return }
     form = .webSocket
-    let call = StreamCall(
-      worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing))
+    let call = StreamCall(worker: worker, target: target)
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
     Metadata.append(from: head, source: .http, into: metadata)
@@ -48,19 +34,26 @@ extension IngressConnection {
     }
   }
 
-  /// `?Micro-Service=greeter&Micro-Endpoint=Chat.Talk`: a browser cannot give a WebSocket headers.
-  private static func namedEndpoint(
-    query: UnsafeRawBufferPointer?
-  ) throws(SidecarError) -> (service: FixedBytes, endpoint: FixedBytes)? {
-    guard let query, !query.isEmpty else { return nil }
-    let fields: JSONValue
-    do throws(WireError) {
-      let text = ByteBuffer()
-      try QueryToJSON.append(query, to: text)
-      fields = try JSONValue(parsing: text.bytes)
-    } catch {
-      throw SidecarError(error)
+  /// What the WebSocket is to be connected with; nil: the caller has been told why not.
+  private func webSocketTarget(
+    _ head: HTTP1Head, _ path: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?
+  ) -> StreamTarget? {
+    if let (service, endpoint) = Self.namedEndpoint(head) {
+      route = namedRoute(service, endpoint)
+      return route?.target
     }
+    guard let fields = fields(of: query) else { return nil }
+    if ASCIIText.equals(path, "/registry") { return registryWatch(fields, defaultInitial: false) }
+    if let (service, endpoint) = Self.namedEndpoint(fields) {
+      route = withExtendedLifetime((service, endpoint)) { namedRoute(service.span, endpoint.span) }
+    } else {
+      route = worker.routes.find(path) ?? pathRoute(path)
+    }
+    return route?.target
+  }
+
+  /// `?Micro-Service=greeter&Micro-Endpoint=Chat.Talk`: a browser cannot give a WebSocket headers.
+  private static func namedEndpoint(_ fields: JSONValue) -> (service: FixedBytes, endpoint: FixedBytes)? {
     guard let service = fields["Micro-Service"]?.stringValue, !service.isEmpty,
       let endpoint = (fields["Micro-Endpoint"] ?? fields["Micro-Method"])?.stringValue, !endpoint.isEmpty
     else { return nil }

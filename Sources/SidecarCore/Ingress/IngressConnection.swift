@@ -134,7 +134,7 @@ final class IngressConnection: CallerConnection, CallOwner {
       reply(error: SidecarError(.methodNotAllowed, "Method not allowed; calls are POST or GET"))
       return nil
     }
-    guard let stream = startStream(head, route, Self.acceptsEvents(head) ? .events : .ndjson) else { return nil }
+    guard let stream = startStream(head, route.target, Self.acceptsEvents(head) ? .events : .ndjson) else { return nil }
     if !firstBytes.isEmpty { stream.connectionRead(firstBytes) }
     return stream
   }
@@ -279,11 +279,10 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   /// Starts a streaming call whose replies go into one HTTP response.
   private func startStream(
-    _ head: HTTP1Head, _ route: Route, _ replies: HTTPStreamCaller.ReplyForm
+    _ head: HTTP1Head, _ target: StreamTarget, _ replies: HTTPStreamCaller.ReplyForm
   ) -> HTTPStreamCaller? {
     form = replies == .events ? .events : .ndjson
-    let call = StreamCall(
-      worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing))
+    let call = StreamCall(worker: worker, target: target)
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
     Metadata.append(from: head, source: .http, into: metadata)
@@ -304,8 +303,7 @@ final class IngressConnection: CallerConnection, CallOwner {
   private func startFrameStream(
     _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ request: FrameRequest, _ route: Route
   ) {
-    let call = StreamCall(
-      worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing))
+    let call = StreamCall(worker: worker, target: route.target)
     call.assumesStream = false
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
@@ -325,7 +323,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     _ replies: HTTPStreamCaller.ReplyForm
   ) {
     if let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "application/x-ndjson") {
-      guard let stream = startStream(head, route, replies) else { return }
+      guard let stream = startStream(head, route.target, replies) else { return }
       if !body.isEmpty { stream.connectionRead(body) }
       stream.connectionEnded()
       return
@@ -334,7 +332,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     defer { worker.readers.buffers.give(message) }
     do throws(SidecarError) {
       let format = try appendPayload(head, body, query, to: message)
-      startStream(head, route, replies)?.sendOnly(message.bytes, format)
+      startStream(head, route.target, replies)?.sendOnly(message.bytes, format)
     } catch {
       reply(error: error)
     }
@@ -512,19 +510,38 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   // MARK: Registry and health
 
-  private func receivedRegistry(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?) {
-    var fields = JSONValue.object([])
-    if let query {
+  /// The fields of a query; nil: it is broken, and the caller told.
+  func fields(of query: UnsafeRawBufferPointer?) -> JSONValue? {
+    guard let query else { return .object([]) }
+    do throws(WireError) {
       let buffer = ByteBuffer()
-      do throws(WireError) {
-        try QueryToJSON.append(query, to: buffer)
-        fields = try JSONValue(parsing: buffer.bytes)
-      } catch {
-        reply(error: SidecarError(error))
-        return
-      }
+      try QueryToJSON.append(query, to: buffer)
+      return try JSONValue(parsing: buffer.bytes)
+    } catch {
+      reply(error: SidecarError(error))
+      return nil
     }
+  }
+
+  /// Where a watch of the registry goes; nil: it asks for what there is not, and the caller is told.
+  func registryWatch(_ fields: JSONValue, defaultInitial: Bool) -> StreamTarget? {
+    do throws(SidecarError) {
+      let request = try RegistryWatchRequest(query: fields, defaultInitial: defaultInitial)
+      return .own(endpoint: Self.registryWatchEndpoint) { [worker] in RegistryWatch($0, worker: worker, request) }
+    } catch {
+      reply(error: error)
+      return nil
+    }
+  }
+
+  private static let registryWatchEndpoint = FixedBytes("Registry.Watch")
+
+  private func receivedRegistry(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?) {
+    guard let fields = fields(of: query) else { return }
     switch head.method {
+    case .get where Self.streamForm(head) != nil:
+      guard let form = Self.streamForm(head), let target = registryWatch(fields, defaultInitial: true) else { return }
+      startStream(head, target, form)?.connectionEnded()
     case .get, .head:
       if let name = fields["service"]?.stringValue, !name.isEmpty {
         ask(.getService(name))

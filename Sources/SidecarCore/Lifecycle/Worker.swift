@@ -107,6 +107,7 @@ package final class Worker {
   /// The same for connections that speak HTTP/2.
   private(set) var grpcIngress = ConnectionList<GRPCServerConnection>()
   private(set) var grpcInbound = ConnectionList<GRPCServerConnection>()
+  private var registryWatches: [RegistryWatch] = []
   private var listeners: [Listener] = []
   package private(set) var isDraining = false
   private var onDrained: (() -> Void)?
@@ -232,6 +233,7 @@ package final class Worker {
       table.removeAll(at: driver.now)
       routes.removeAll { $0.service === table }
       services[name] = nil
+      tellWatches(name)
     }
   }
 
@@ -247,6 +249,20 @@ package final class Worker {
     let waiting = table.waiting
     table.waiting.removeAll()
     for call in waiting { call.resolved(found: true) }
+    tellWatches(entry.name)
+  }
+
+  // MARK: Watches of the registry
+
+  /// What is known of a service; nil when no registry has it.
+  func entry(_ name: ServiceName) -> ServiceEntry? { services[name]?.entry }
+  var entries: [ServiceEntry] { services.values.compactMap(\.entry) }
+
+  func add(_ watch: RegistryWatch) { registryWatches.append(watch) }
+  func remove(_ watch: RegistryWatch) { registryWatches.removeAll { $0 === watch } }
+
+  private func tellWatches(_ name: ServiceName) {
+    for watch in registryWatches { watch.entryChanged(name) }
   }
 
   private func makeTable(_ name: ServiceName) -> ServiceTable {
@@ -410,6 +426,7 @@ package final class Worker {
     listeners.removeAll()
     ingress.forEach { $0.closeWhenIdle() }
     inbound.forEach { $0.closeWhenIdle() }
+    for watch in registryWatches { watch.end() }
     for connections in [grpcIngress, grpcInbound] {
       connections.forEach {
         $0.endWatches()

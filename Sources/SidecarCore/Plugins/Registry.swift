@@ -44,6 +44,9 @@ public enum WatchScope: Equatable, Sendable {
 public protocol Registry: Sendable {
   /// The name of this instance for people and metrics, such as `mdns` or `file:services.yaml`.
   var name: String { get }
+  /// What is written stays when this process ends, until its ttl passes. False for a registry that is spoken for by its
+  /// members, such as mdns.
+  var keepsEntries: Bool { get }
   /// Writes the nodes of `service`, replacing those of the same id. Called again within `ttl` to keep them: an entry
   /// not renewed for `ttl` may vanish. Nil: it stays until deregistered. Twice with equal values changes nothing.
   func register(_ service: Service, ttl: Duration?) async throws(RegistryError)
@@ -57,4 +60,8 @@ public protocol Registry: Sendable {
   /// only by throwing; cancel the task to stop. `onEvent` is awaited, so a slow reader holds the watch back.
   func watch(_ scope: WatchScope, onEvent: @escaping @Sendable (RegistryEvent) async -> Void)
     async throws(RegistryError)
+}
+
+extension Registry {
+  public var keepsEntries: Bool { true }
 }

@@ -24,6 +24,9 @@ package final class Route {
     handles = Array(repeating: nil, count: CallerForm.allCases.count)
   }
 
+  /// Where its streams go.
+  var target: StreamTarget { .service(service, endpoint: endpoint, routing: routing) }
+
   static func routing(_ service: FixedBytes, _ endpoint: FixedBytes, _ caller: FixedBytes) -> FixedBytes {
     let lines = ByteBuffer(capacity: 512)
     FrameClient.appendRouting(service: service.span, endpoint: endpoint.span, from: caller.span, into: lines)

@@ -56,6 +56,8 @@ package final class ServiceTable {
   package private(set) var uncallable: [Node] = []
   package private(set) var revision: UInt64 = 0
   package private(set) var isStale = false
+  /// What the registries said last; nil while they know nothing of it.
+  private(set) var entry: ServiceEntry?
   var selector: any Selector
   /// Some node may be marked to be avoided.
   var mayAvoid = false
@@ -78,6 +80,7 @@ package final class ServiceTable {
   func update(_ entry: ServiceEntry) {
     isStale = entry.isStale
     status = .present
+    self.entry = entry
     guard entry.revision > revision else { return }
     revision = entry.revision
     var known: [String: NodeState] = [:]
@@ -139,6 +142,7 @@ package final class ServiceTable {
 
   func removeAll(at now: Instant) {
     status = .absent(since: now)
+    entry = nil
     // Nobody will be asked any more; those who wait find out that there is no node.
     let waiting = description.waiting
     description = Description()

@@ -20,6 +20,8 @@ enum Command: Equatable, Sendable {
   case run([String])
   case listServices
   case getService(String)
+  case register(Service)
+  case deregister(Service)
   case call(CallArguments)
   /// Of a service's nodes, or of one `address`; without a service, of the sidecar that runs here.
   case health(service: String?, address: String?)
@@ -62,7 +64,9 @@ struct CommandInvocation: Equatable, Sendable {
 
     var words = scanned.words
     // `micro registry list services` was the older spelling of `micro list services`.
-    if words.first == "registry", words.count > 1, ["list", "get"].contains(words[1]) { words.removeFirst() }
+    if words.first == "registry", words.count > 1, ["list", "get", "register", "deregister"].contains(words[1]) {
+      words.removeFirst()
+    }
     let isAsked = { (name: String) in scanned.options.contains { $0.flag == name } }
     if isAsked("help") {
       command = .help(words.first)
@@ -88,6 +92,8 @@ struct CommandInvocation: Equatable, Sendable {
     ("run", "micro-sidecar run -- COMMAND [ARGUMENT …]", "run the sidecar and the app, and exit with the app's status"),
     ("list", "micro-sidecar list services", "names of all services"),
     ("get", "micro-sidecar get service NAME", "versions, nodes and endpoints of a service"),
+    ("register", "micro-sidecar register service JSON", "write a service and its nodes into the registry"),
+    ("deregister", "micro-sidecar deregister service JSON", "take nodes of a service out of the registry"),
     ("call", "micro-sidecar call SERVICE ENDPOINT [JSON]", "call an endpoint and print its reply"),
     ("health", "micro-sidecar health [SERVICE]", "health of a service's nodes, or of the sidecar"),
     ("doctor", "micro-sidecar doctor", "what is wrong here, and what to do about it"),
@@ -98,7 +104,7 @@ struct CommandInvocation: Equatable, Sendable {
 
   /// Words of the product's other versions, so that they are not taken for slips.
   static let laterVerbs = [
-    "wait", "stream", "publish", "subscribe", "stats", "explain", "register", "deregister", "api", "web", "bot", "cli",
+    "wait", "stream", "publish", "subscribe", "stats", "explain", "api", "web", "bot", "cli",
   ]
 
   private mutating func takeVerb(_ words: [String], rest: [String]?) {
@@ -112,6 +118,8 @@ struct CommandInvocation: Equatable, Sendable {
       command = expect(1, arguments, rest, verb) { $0[0] == "services" ? .listServices : nil }
     case "get":
       command = expect(2, arguments, rest, verb) { $0[0] == "service" && !$0[1].isEmpty ? .getService($0[1]) : nil }
+    case "register": takeService(arguments, rest, verb) { .register($0) }
+    case "deregister": takeService(arguments, rest, verb) { .deregister($0) }
     case "call": takeCall(arguments, rest)
     case "query":
       notices.append("Deprecated. Use call instead")
@@ -174,6 +182,23 @@ struct CommandInvocation: Equatable, Sendable {
       return
     }
     command = .run(rest)
+  }
+
+  /// `service` and its JSON, which may come as several words, as that of a call.
+  private mutating func takeService(
+    _ arguments: [String], _ rest: [String]?, _ verb: String, _ make: (Service) -> Command
+  ) {
+    command = .help(verb)
+    let words = arguments + (rest ?? [])
+    guard words.count >= 2, words[0] == "service" else { return failUsage(verb) }
+    do throws(WireError) {
+      command = make(try Service(json: try JSONValue(parsing: words[1...].joined(separator: " "))))
+    } catch {
+      fail(
+        "this is not a service: \(error); expected "
+          + "'{\"name\":\"greeter\",\"nodes\":[{\"id\":\"greeter-1\",\"address\":\"10.0.0.5:8080\"}]}', quoted for the shell"
+      )
+    }
   }
 
   /// The request may come as several words, which a shell makes of unquoted JSON with spaces.

@@ -13,8 +13,8 @@ final class ClientCommand: @unchecked Sendable {
   private let command: Command
   private let output: OutputFormat
   let settings: Settings
-  private let plugins: PluginTable
-  private var code = ExitCode.ok
+  let plugins: PluginTable
+  private(set) var code = ExitCode.ok
 
   init(_ command: Command, _ output: OutputFormat, _ settings: Settings, _ plugins: PluginTable) {
     self.command = command
@@ -47,6 +47,11 @@ final class ClientCommand: @unchecked Sendable {
       return
     }
     do throws(LocalFailure) {
+      switch command {
+      case .register(let service): return try await register(service, driver)
+      case .deregister(let service): return try await deregister(service, driver)
+      default: break
+      }
       let peer = try await SidecarPeer.find(settings, plugins, driver)
       try await ask(peer)
       await peer.close()
@@ -73,12 +78,14 @@ final class ClientCommand: @unchecked Sendable {
       let status = isHealthy ? "ok" : String(decoding: reply.body, as: UTF8.self).trimmingLineEnd
       Terminal.print(Formats.health(status: status, isHealthy: isHealthy, output, Terminal.style))
       code = isHealthy ? .ok : .failed
-    case .serve, .run, .doctor, .config, .version, .help: break
+    case .serve, .run, .register, .deregister, .doctor, .config, .version, .help: break
     }
   }
 
-  private func fail(_ reply: LocalReply) {
-    Terminal.error(String(decoding: reply.body, as: UTF8.self).trimmingLineEnd + "\n")
+  func fail(_ reply: LocalReply) { fail(String(decoding: reply.body, as: UTF8.self).trimmingLineEnd) }
+
+  func fail(_ message: String) {
+    Terminal.error(message + "\n")
     code = .failed
   }
 

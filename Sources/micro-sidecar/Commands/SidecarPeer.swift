@@ -18,6 +18,12 @@ final class SidecarPeer: @unchecked Sendable {
   static func find(_ settings: Settings, _ plugins: PluginTable, _ driver: UVDriver) async throws(LocalFailure)
     -> SidecarPeer
   {
+    if let running = try await running(settings, driver) { return running }
+    return try await start(settings, plugins, driver)
+  }
+
+  /// The sidecar that runs here; nil: none does. Errors: one was named and is not there, or is no sidecar.
+  static func running(_ settings: Settings, _ driver: UVDriver) async throws(LocalFailure) -> SidecarPeer? {
     if let address = try await resolve(settings.commandTarget, driver) {
       do throws(LocalFailure) {
         _ = try await LocalRequest.send(driver, to: address, method: "GET", target: "/health", timeout: 2_000_000_000)
@@ -29,7 +35,7 @@ final class SidecarPeer: @unchecked Sendable {
         }
       }
     }
-    return try await start(settings, plugins, driver)
+    return nil
   }
 
   private static func resolve(_ target: Destination, _ driver: UVDriver) async throws(LocalFailure) -> SocketAddress? {

@@ -23,6 +23,8 @@ public final class MDNSRegistry: Registry {
     mailbox = environment.driver.mailbox
   }
 
+  public var keepsEntries: Bool { false }
+
   public func register(_ service: Service, ttl: Duration?) async throws(RegistryError) {
     try await perform { runner, _, done in runner.register(service, ttl: ttl, done) }
   }
