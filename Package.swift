@@ -25,9 +25,12 @@ let package = Package(
     .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
     .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
     .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+    .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
     .target(name: "SidecarCore", dependencies: ["CNGHTTP2", "CZlib"], swiftSettings: settings),
+    .target(name: "SidecarTLS", dependencies: ["SidecarCore", "COpenSSL"], swiftSettings: settings),
     .target(
-      name: "SidecarBuiltins", dependencies: ["SidecarCore", "CZlib", "CYaml"], swiftSettings: settings),
+      name: "SidecarBuiltins", dependencies: ["SidecarCore", "SidecarTLS", "CZlib", "CYaml"],
+      swiftSettings: settings),
     .target(name: "SidecarUV", dependencies: ["SidecarCore", "CUV"], swiftSettings: settings),
     .target(name: "SidecarConformance", dependencies: ["SidecarCore"], swiftSettings: settings),
     .target(name: "SidecarSim", dependencies: ["SidecarCore"], swiftSettings: simSettings),

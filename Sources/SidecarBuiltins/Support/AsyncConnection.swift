@@ -5,9 +5,11 @@
 //     └── fails ─────────────── close(), error ────────────────▲
 //
 // Reading holds the peer back: when `bufferedMax` bytes wait to be read, the socket is not read on. Writing waits while
-// the driver's queue is above its high watermark.
+// the driver's queue is above its high watermark. `startTLS` may come at any time after the dial: some protocols speak
+// in the clear first.
 
 import SidecarCore
+import SidecarTLS
 
 /// Why a connection could not be made or is of no use any more.
 package enum ConnectionError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -45,6 +47,7 @@ package final class AsyncConnection: @unchecked Sendable {
   private let readGate: LoopGate
   private let writeGate: LoopGate
   private var stream: ByteStream?
+  private var tls: TLSSession?
   private var received = ByteBuffer()
   private var isOpen = false
   private var isPaused = false
@@ -90,6 +93,37 @@ package final class AsyncConnection: @unchecked Sendable {
   package var isUsable: Bool { isOpen && !peerEnded && failure == nil }
   /// Bytes that were received and not yet read.
   package var bufferedBytes: Int { received.count }
+
+  /// Secures the connection. `host`: the name or address that the peer's certificate is to be for; nil takes any.
+  package func startTLS(_ context: TLSContext, host: String?, deadline: Instant) async throws(ConnectionError) {
+    precondition(tls == nil, "a connection is secured once")
+    do throws(TLSError) {
+      let session = try TLSSession(context, peer: .server(host: host))
+      tls = session
+      try session.handshake()
+      let early = received
+      received = ByteBuffer()
+      if !early.isEmpty { decrypt(early.bytes) }
+      flush(session)
+      while !session.isEstablished {
+        if let failure { throw TLSError(failure.description) }
+        if peerEnded { throw TLSError("\(target) ended the connection during the TLS handshake") }
+        switch await readGate.wait(until: deadline) {
+        case .opened: break
+        case .timedOut: throw TLSError("\(target) did not finish the TLS handshake in time")
+        case .cancelled: throw TLSError("cancelled")
+        }
+      }
+    } catch {
+      // What the session itself said is kept: the socket's end that follows it says less.
+      let failure = failure ?? .tls(error.message)
+      close()
+      throw Task.isCancelled ? .cancelled : failure
+    }
+  }
+
+  /// `TLSv1.3`; nil for a connection in the clear.
+  package var tlsVersion: String? { tls?.version }
 
   // MARK: Reading and writing
 
@@ -155,6 +189,10 @@ package final class AsyncConnection: @unchecked Sendable {
   /// Ends it after what was written; reads and writes under way end with `.closed`. Twice is once.
   package func close() {
     isClosedHere = true
+    if let tls {
+      tls.close()
+      flush(tls)
+    }
     fail(.closed("the connection was closed here"))
     stream?.close()
   }
@@ -189,8 +227,41 @@ package final class AsyncConnection: @unchecked Sendable {
   }
 
   private func send(_ bytes: [UInt8]) {
-    guard let stream else { return }
-    if stream.write(bytes) == .congested { isCongested = true }
+    guard let tls else {
+      if stream?.write(bytes) == .congested { isCongested = true }
+      return
+    }
+    do throws(TLSError) {
+      let result = bytes.withUnsafeBytes { bytes in Result { () throws(TLSError) in try tls.write(bytes) } }
+      try result.get()
+      flush(tls)
+    } catch {
+      fail(.tls(error.message))
+    }
+  }
+
+  /// Sends what TLS has to say.
+  private func flush(_ session: TLSSession) {
+    let out = ByteBuffer()
+    session.takeOutput(into: out)
+    guard !out.isEmpty else { return }
+    if stream?.write(out.bytes) == .congested { isCongested = true }
+  }
+
+  private func take(_ bytes: UnsafeRawBufferPointer) {
+    if tls == nil { received.append(bytes) } else { decrypt(bytes) }
+  }
+
+  private func decrypt(_ bytes: UnsafeRawBufferPointer) {
+    guard let tls else { return }
+    do throws(TLSError) {
+      try tls.receive(bytes)
+      try tls.read(into: received)
+      if tls.peerEnded { peerEnded = true }
+    } catch {
+      fail(.tls(error.message))
+    }
+    flush(tls)
   }
 
   // MARK: Dialling
@@ -268,7 +339,7 @@ package final class AsyncConnection: @unchecked Sendable {
 
     func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {
       guard let connection = owner(stream), connection.failure == nil else { return }
-      connection.received.append(bytes)
+      connection.take(bytes)
       if connection.received.count >= AsyncConnection.bufferedMax, !connection.isPaused {
         connection.isPaused = true
         stream.pauseReading()
@@ -278,6 +349,10 @@ package final class AsyncConnection: @unchecked Sendable {
 
     func streamEnded(_ stream: ByteStream) {
       guard let connection = owner(stream) else { return }
+      // Without TLS's own goodbye somebody may have cut what was said.
+      if let tls = connection.tls, tls.isEstablished, !tls.peerEnded {
+        return connection.fail(.closed("\(connection.target) ended the connection without TLS's goodbye"))
+      }
       connection.peerEnded = true
       connection.readGate.open()
     }

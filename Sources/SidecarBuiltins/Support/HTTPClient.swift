@@ -6,6 +6,7 @@
 // came is replaced by a fresh one, once: the server closed it while it was idle.
 
 import SidecarCore
+import SidecarTLS
 
 /// Threading: the loop of its driver only (`Sendable` so that tasks on that loop may hold it).
 package final class HTTPClient: @unchecked Sendable {
@@ -29,15 +30,20 @@ package final class HTTPClient: @unchecked Sendable {
   /// Replies that say the server is of no use now, so that another should be asked.
   package var isUnfit: (HTTPReply) -> Bool = { $0.status == 502 || $0.status == 503 }
   package let limits: Limits
+  private let tls: TLSSource?
   private let driver: any Driver
   private var idle: [[HTTPClientConnection]]
   private var preferred = 0
   private var callCount = 0
   private var waiting: [LoopGate] = []
 
-  /// `endpoints` must not be empty.
-  package init(driver: any Driver, endpoints: [HTTPEndpoint], limits: Limits = Limits()) {
+  /// `endpoints` must not be empty. `tls` must be there when one of them wants it.
+  package init(
+    driver: any Driver, endpoints: [HTTPEndpoint], tls: TLSSource? = nil, limits: Limits = Limits()
+  ) {
     precondition(!endpoints.isEmpty, "a client needs a server")
+    precondition(tls != nil || !endpoints.contains(where: \.isTLS), "https without TLS")
+    self.tls = tls
     self.driver = driver
     self.endpoints = endpoints
     self.limits = limits
@@ -146,8 +152,19 @@ package final class HTTPClient: @unchecked Sendable {
 
   private func dial(_ index: Int, _ deadline: Instant) async throws(ConnectionError) -> AsyncConnection {
     let limit = endpoints.count > 1 ? driver.now.advanced(byNanoseconds: limits.dialNanoseconds) : deadline
-    return try await AsyncConnection.dial(
-      endpoints[index].target, driver: driver, deadline: min(deadline, limit))
+    let endpoint = endpoints[index]
+    let connection = try await AsyncConnection.dial(endpoint.target, driver: driver, deadline: min(deadline, limit))
+    guard endpoint.isTLS, let tls else { return connection }
+    let context: TLSContext
+    do throws(TLSError) {
+      context = try tls.context()
+    } catch {
+      connection.close()
+      throw .tls(error.message)
+    }
+    try await connection.startTLS(
+      context, host: tls.serverName ?? endpoint.host, deadline: min(deadline, limit))
+    return connection
   }
 
   // MARK: Connections between calls

@@ -2,64 +2,55 @@
 
 import SidecarCore
 
-/// A server of an HTTP API: `http://host:8500`, `https://[::1]:2379/base`.
+/// A server of an HTTP API.
 package struct HTTPEndpoint: Hashable, Sendable, CustomStringConvertible {
   package var isTLS: Bool
   package var target: Destination
-  /// As the Host field says it.
+  /// `host:port`, as the Host field says it.
   package var authority: String
-  /// Without a port or brackets: what a certificate is to be for.
+  /// Without port and brackets: what a certificate is to be for.
   package var host: String
   /// Put before every path; empty, or begins with a slash and does not end with one.
   package var basePath: String
 
-  /// Reads a URL, or `host`, `host:port` and `unix:///path` or `unix:/path` without a scheme, which get `isTLS` and
-  /// `defaultPort`. Nil for what names no host, and for a URL with user, query or fragment.
-  package init?(_ text: String, isTLS defaultTLS: Bool, defaultPort: UInt16) {
-    var rest = text[...]
-    isTLS = defaultTLS
-    for (scheme, tls) in [("http://", false), ("https://", true)] where rest.lowercased().hasPrefix(scheme) {
-      isTLS = tls
-      rest = rest.dropFirst(scheme.count)
-    }
-    if rest.hasPrefix("unix:") {
-      let path = rest.dropFirst(5)
-      guard let target = Destination("unix:" + (path.hasPrefix("//") ? path.dropFirst(2) : path)) else { return nil }
-      self.target = target
-      authority = "localhost"
-      host = "localhost"
-      basePath = ""
-      return
-    }
-    guard !rest.contains(where: { $0 == "@" || $0 == "?" || $0 == "#" || $0 == " " }) else { return nil }
-    let slash = rest.firstIndex(of: "/") ?? rest.endIndex
-    var place = String(rest[..<slash])
-    basePath = String(rest[slash...])
-    while basePath.hasSuffix("/") { basePath.removeLast() }
-    if SocketAddress.splitHostPort(place) == nil {
-      if place.contains(":"), !place.hasPrefix("[") { place = "[\(place)]" }
-      place += ":\(defaultPort)"
-    }
-    guard let target = Destination(place), let (host, _) = SocketAddress.splitHostPort(place), !host.isEmpty else {
-      return nil
-    }
+  /// Nil for a host that is neither a name nor an address.
+  package init?(host: String, port: UInt16, isTLS: Bool, basePath: String = "") {
+    authority = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+    guard let target = Destination(authority) else { return nil }
     self.target = target
     self.host = host
-    authority = place
+    self.isTLS = isTLS
+    self.basePath = basePath
+  }
+
+  /// A server as a registry's setting names it. `isTLS` counts where it has no scheme.
+  init(_ server: ServerAddress, isTLS: Bool) throws(ConfigurationError) {
+    let schemes = ["http": false, "https": true]
+    let usesTLS = server.scheme.map { schemes[$0] } ?? isTLS
+    guard let usesTLS,
+      let endpoint = HTTPEndpoint(host: server.host, port: server.port, isTLS: usesTLS, basePath: server.path)
+    else {
+      throw ConfigurationError(
+        "\"\(server)\" is no server that speaks HTTP; expected http://host:port or https://host:port")
+    }
+    self = endpoint
   }
 
   package var description: String { (isTLS ? "https://" : "http://") + authority + basePath }
 }
 
 package struct HTTPRequest: Sendable {
-  package enum Method: String, Sendable { case get = "GET", put = "PUT", post = "POST", delete = "DELETE", patch = "PATCH" }
+  package enum Method: String, Sendable {
+    case get = "GET", put = "PUT", post = "POST", delete = "DELETE", patch = "PATCH"
+  }
   package var method: Method
   /// Path and query, escaped; begins with a slash.
   package var target: String
   package var headers: [(name: String, value: String)] = []
   package var body: [UInt8]?
 
-  package init(_ method: Method, _ target: String, body: [UInt8]? = nil, headers: [(name: String, value: String)] = []) {
+  package init(_ method: Method, _ target: String, body: [UInt8]? = nil, headers: [(name: String, value: String)] = [])
+  {
     self.method = method
     self.target = target
     self.body = body
@@ -120,7 +111,21 @@ package enum HTTPText {
 
   /// The value of an `Authorization` field for a user and a password (RFC 7617).
   package static func basicAuthorization(user: String, password: String) -> String {
-    "Basic " + Base64.encode(Array("\(user):\(password)".utf8))
+    "Basic " + base64(Array("\(user):\(password)".utf8))
+  }
+
+  /// Base64 with padding (RFC 4648 §4).
+  package static func base64(_ bytes: [UInt8]) -> String {
+    let out = ByteBuffer(capacity: (bytes.count + 2) / 3 * 4)
+    bytes.withUnsafeBytes { GRPCText.appendBase64($0, to: out) }
+    while out.count % 4 != 0 { out.append(UInt8(ascii: "=")) }
+    return String(decoding: out.bytes, as: UTF8.self)
+  }
+
+  /// Nil for what is no base64.
+  package static func base64Decoded(_ text: String) -> [UInt8]? {
+    var text = text
+    return text.withUTF8 { GRPCText.base64Decoded(UnsafeRawBufferPointer($0)) }
   }
 
   /// A body for a log line: its first line, at most 200 bytes, without control characters.
