@@ -12,6 +12,9 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
   try table.add(registry: "file") { environment throws(ConfigurationError) in
     try FileRegistry(environment: environment)
   }
+  try table.add(registry: "dns") { environment throws(ConfigurationError) in
+    try DNSRegistry(environment: environment)
+  }
   try table.add(selector: "random") { RandomSelector() }
   try table.add(selector: "roundrobin") { RoundRobinSelector() }
   return table

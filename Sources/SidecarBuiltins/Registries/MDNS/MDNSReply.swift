@@ -35,7 +35,7 @@ struct MDNSReply: Equatable {
         for domain in MDNSDomain.allCases where record.name == domain.listName && record.ttl > 0 {
           if let service = instance.prefix(before: domain.listName) { listed.append(service) }
         }
-      case .a, .aaaa, .srv, .other: break
+      case .a, .aaaa, .cname, .srv, .other: break
       }
     }
     for record in records where record.classAndFlush & 0x7FFF == DNSRecord.classInternet {

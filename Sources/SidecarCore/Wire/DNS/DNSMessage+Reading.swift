@@ -144,6 +144,8 @@ private struct DNSReader {
       return .aaaa(high: high, low: try uint64())
     case .ptr:
       return .ptr(try name())
+    case .cname:
+      return .cname(try name())
     case .srv:
       guard end - offset >= 7 else { throw WireError("SRV record too short", offset: offset) }
       let priority = try uint16()

@@ -81,7 +81,7 @@ private struct DNSWriter {
     case .aaaa(let high, let low):
       append(high)
       append(low)
-    case .ptr(let name):
+    case .ptr(let name), .cname(let name):
       append(name, compressed: compressed)
     case .srv(let priority, let weight, let port, let target):
       append(priority)

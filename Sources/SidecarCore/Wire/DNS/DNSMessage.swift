@@ -1,4 +1,5 @@
-// DNS messages (RFC 1035 §4, SRV: RFC 2782, AAAA: RFC 3596), as far as multicast DNS in go-micro's shape needs them.
+// DNS messages (RFC 1035 §4, SRV: RFC 2782, AAAA: RFC 3596), as far as multicast DNS in go-micro's shape and the `dns`
+// registry need them.
 // `DNSMessage+Reading.swift` and `DNSMessage+Writing.swift` turn them from and into bytes.
 
 package struct DNSMessage: Equatable, Sendable {
@@ -26,6 +27,9 @@ package struct DNSMessage: Equatable, Sendable {
     package init(rawValue: UInt16) { self.rawValue = rawValue }
     package static let response = Flags(rawValue: 0x8000)
     package static let authoritative = Flags(rawValue: 0x0400)
+    /// The answer did not fit the datagram.
+    package static let truncated = Flags(rawValue: 0x0200)
+    package static let recursionDesired = Flags(rawValue: 0x0100)
     /// Bits of the operation code; all zero for a standard query.
     package static let operation = Flags(rawValue: 0x7800)
     /// Bits of the response code; all zero for success.
@@ -71,6 +75,7 @@ package struct DNSRecord: Hashable, Sendable {
     case a(UInt32)
     case aaaa(high: UInt64, low: UInt64)
     case ptr(DNSName)
+    case cname(DNSName)
     case srv(priority: UInt16, weight: UInt16, port: UInt16, target: DNSName)
     /// The character-strings, at most 255 bytes each; none for an RDLENGTH of zero, as go-micro's list entries have it.
     case txt([[UInt8]])
@@ -83,6 +88,7 @@ package struct DNSRecord: Hashable, Sendable {
     case .a: .a
     case .aaaa: .aaaa
     case .ptr: .ptr
+    case .cname: .cname
     case .srv: .srv
     case .txt: .txt
     case .other(let type, _): type
@@ -95,9 +101,13 @@ package struct DNSType: RawRepresentable, Hashable, Sendable {
   package let rawValue: UInt16
   package init(rawValue: UInt16) { self.rawValue = rawValue }
   package static let a = DNSType(rawValue: 1)
+  package static let cname = DNSType(rawValue: 5)
+  package static let soa = DNSType(rawValue: 6)
   package static let ptr = DNSType(rawValue: 12)
   package static let txt = DNSType(rawValue: 16)
   package static let aaaa = DNSType(rawValue: 28)
   package static let srv = DNSType(rawValue: 33)
+  /// EDNS0 (RFC 6891): a record whose class is the size of datagrams its sender takes.
+  package static let opt = DNSType(rawValue: 41)
   package static let any = DNSType(rawValue: 255)
 }
