@@ -5,7 +5,7 @@
 //   REGISTRY             as in MICRO_REGISTRY: consul:127.0.0.1:8500?token=x
 //   --patience SECONDS   how long a change may take to be seen (2)
 //   --many COUNT         services in the rule of many (1000)
-//   --without TRAIT      ttl, service-metadata, empty-version: what the registry cannot do; may be repeated
+//   --without TRAIT      ttl, service-metadata, empty-version, writing: what the registry cannot do; may be repeated
 //   --rule TEXT          only rules whose name contains TEXT
 //
 // One line a rule, as it ends; exits with 1 when one failed, with 64 for a mistake in the arguments.
@@ -45,6 +45,7 @@ struct Plan {
       case "--without" where value == "ttl": traits.honoursTTL = false
       case "--without" where value == "service-metadata": traits.keepsServiceMetadata = false
       case "--without" where value == "empty-version": traits.takesEmptyVersion = false
+      case "--without" where value == "writing": traits.isWritable = false
       case "--rule": rule = value
       default: return nil
       }

@@ -165,7 +165,9 @@ final class DNSClient: @unchecked Sendable {
       try await connection.write([UInt8(bytes.count >> 8), UInt8(bytes.count & 255)] + bytes, deadline: deadline)
       let head = try await connection.read(exactly: 2, deadline: deadline)
       let reply = try await connection.read(exactly: Int(head[0]) << 8 | Int(head[1]), deadline: deadline)
-      guard let message = try? DNSMessage(reading: reply) else { return .failed("its reply over TCP is no DNS message") }
+      guard let message = try? DNSMessage(reading: reply) else {
+        return .failed("its reply over TCP is no DNS message")
+      }
       return DNSAnswer.judge(message, id: id, question: question, isDatagram: false)
     } catch {
       return .failed("its answer does not fit UDP, and over TCP: \(error)")

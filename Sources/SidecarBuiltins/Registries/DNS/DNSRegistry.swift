@@ -1,8 +1,8 @@
 // The `dns` registry: services found by SRV records, or by A and AAAA records and a known port. It can only be read.
 //
 //   dns:10.0.0.2+10.0.0.3:5353?domain=service.consul
-//   dns?query=_http._tcp.{service}.shop.svc.cluster.local      another name for SRV than _{service}._tcp.{domain}
-//   dns?domain=internal&port=8080                              where there is no SRV: addresses of {service}.internal
+//   dns:?query=_http._tcp.{service}.shop.svc.cluster.local      another name for SRV than _{service}._tcp.{domain}
+//   dns:?domain=internal&port=8080                              where there is no SRV: addresses of {service}.internal
 //
 // DNS cannot list what is there, nor tell of changes. So a name is known from the first look-up, or because `services`
 // names it, and asked again when four fifths of its TTL have passed; what changed is told to the watches. A name that is
@@ -37,7 +37,7 @@ public final class DNSRegistry: Registry, @unchecked Sendable {
     driver = environment.driver
     log = environment.log
     options = try DNSOptions(environment)
-    name = environment.argument.map { "dns:" + $0 } ?? "dns"
+    name = "dns:" + options.servers.map(\.description).joined(separator: "+")
     client = DNSClient(servers: options.servers, driver: driver, tryNanoseconds: options.tryNanoseconds)
     content = WatchedServices(driver: driver, cause: "no DNS server has answered yet")
     garbage = GarbageLog(registry: "dns", log: log)

@@ -1,0 +1,46 @@
+"""Real registry servers for tests, and the registry rules run against them. A server that is not installed skips loudly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import unittest
+
+from sidecar import BINARY, BlackBox, Process, free_port
+
+CONFORMANCE = os.path.join(os.path.dirname(BINARY), "registry-conformance")
+
+
+def program(name, package):
+    """The path of a server's program; a skipped test where there is none."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if not found:
+        raise unittest.SkipTest("there is no %s here (Debian package %s)" % (name, package))
+    return found
+
+
+class RegistryBlackBox(BlackBox):
+    def assert_rules_hold(self, registry, *options, seconds=120):
+        """Every rule of `RegistryConformance` that applies, against the registry as in MICRO_REGISTRY."""
+        done = subprocess.run(
+            [CONFORMANCE, registry, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "SWIFT_BACKTRACE": "enable=no"},
+            timeout=seconds,
+            universal_newlines=True,
+        )
+        held = sum(line.startswith("ok ") for line in done.stdout.splitlines())
+        self.assertEqual(done.returncode, 0, done.stdout[-6000:] + done.stderr[-3000:])
+        self.assertGreater(held, 0, "no rule was run")
+        return held
+
+    def listed(self, sidecar, name):
+        """The versions of a service that the sidecar's `/registry` shows; empty when it knows none."""
+        answer = sidecar.get("/registry?service=" + name)
+        return answer.json() if answer.status == 200 else []
+
+    def addresses(self, sidecar, name):
+        return sorted(node["address"] for service in self.listed(sidecar, name) for node in service["nodes"] or [])
