@@ -501,8 +501,15 @@ def _(peer):
         frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 0x7FFFFFFF - 65535)),
         settings((INITIAL_WINDOW_SIZE, 0x7FFFFFFF)),
     )
-    # RFC 9113 would have the connection end; nghttp2 ends the stream, which does no less to that window.
-    peer.expect_stream_error(1, FLOW_CONTROL_ERROR)
+    peer.expect_connection_error(FLOW_CONTROL_ERROR)
+
+
+@case("6.9.2 takes an initial window that only a stream of the past would have carried above 2^31-1")
+def _(peer):
+    peer.send(request(flags=OPEN), frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 0x7FFFFFFF - 65535)))
+    peer.send(frame(RST_STREAM, 0, 1, struct.pack(">I", CANCEL)))
+    peer.send(settings((INITIAL_WINDOW_SIZE, 0x7FFFFFFF)))
+    peer.expect_alive()
 
 
 # --- 6.10: CONTINUATION --------------------------------------------------------------------------------------------

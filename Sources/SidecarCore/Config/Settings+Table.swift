@@ -181,7 +181,7 @@ extension Settings {
   /// go-micro's and the toolkit's own keys (cmd/cmd.go @ v0.14.0 … v6.10.0) that do not concern a sidecar. A key not
   /// here either is ignored as well, with a warning when it looks like a slip for one of ours.
   static let ignorable: Set<String> = [
-    "MICRO_CLIENT", "MICRO_SERVER", "MICRO_BROKER", "MICRO_BROKER_ADDRESS", "MICRO_TRANSPORT",
+    "MICRO_CLIENT", "MICRO_SERVER", "MICRO_BROKER", "MICRO_BROKER_ADDRESS",
     "MICRO_TRANSPORT_ADDRESS", "MICRO_PROXY", "MICRO_NETWORK", "MICRO_NETWORK_ADDRESS", "MICRO_ROUTER",
     "MICRO_ROUTER_ADDRESS", "MICRO_GATEWAY_ADDRESS", "MICRO_TUNNEL_ADDRESS", "MICRO_NAMESPACE", "MICRO_ENV",
     "MICRO_PROFILE", "MICRO_DEBUG_PROFILE", "MICRO_NATS_ADDRESS", "MICRO_TLS_SECURE", "MICRO_TLS_INSECURE",

@@ -33,7 +33,7 @@ final class GRPCServerConnection: HTTP2Connection, ListedConnection {
   override func ended(_ end: StreamEnd) { worker.remove(self) }
 
   override func opened(_ stream: HTTP2Stream, _ head: HTTP2Fields) -> (any HTTP2StreamHandler)? {
-    guard let format = GRPCMetadata.format(contentType: head.first("content-type")), let path = head.path,
+    guard let format = GRPCMetadata.format(head), let path = head.path,
       let method = head.method
     else {
       return refuse(stream, status: "415", "HTTP/2 is for gRPC here: application/grpc; the HTTP API speaks HTTP/1.1\n")

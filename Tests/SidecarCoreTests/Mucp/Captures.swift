@@ -1,4 +1,4 @@
-// Reads the recordings under Tests/Fixtures/rpc, rpc-streams and http-dialogues, and turns their bytes into messages with our own HTTP/1 parser.
+// Reads the recordings under Tests/Fixtures/rpc, rpc-streams, grpc and http-dialogues, and turns their bytes into messages with our own HTTP/1 parser.
 
 import Foundation
 import Testing
@@ -105,6 +105,8 @@ struct PacketCapture: CustomTestStringConvertible, Sendable {
   /// Unary calls.
   static let all = read("rpc")
   static let streams = read("rpc-streams")
+  /// HTTP/2, in a form without printable bytes.
+  static let grpc = read("grpc")
 
   private static func read(_ name: String) -> [PacketCapture] {
     let folder = Self.folder.appendingPathComponent(name)
@@ -124,8 +126,12 @@ struct PacketCapture: CustomTestStringConvertible, Sendable {
       if line.hasPrefix("# ") {
         let parts = line.dropFirst(2).split(separator: ":", maxSplits: 1)
         if parts.count == 2 { notes[String(parts[0])] = parts[1].trimmingCharacters(in: .whitespaces) }
-      } else if line.hasPrefix("===") {
+      } else if line.hasPrefix("=") {
         connections.append(([], []))
+      } else if line.hasPrefix("> ") {
+        connections[connections.count - 1].client += Self.hex(line.dropFirst(2))
+      } else if line.hasPrefix("< ") {
+        connections[connections.count - 1].server += Self.hex(line.dropFirst(2))
       } else if line.hasPrefix("---") {
         toServer = line.contains(">>>")
       } else if line.hasPrefix("  ") {
@@ -137,6 +143,16 @@ struct PacketCapture: CustomTestStringConvertible, Sendable {
           connections[connections.count - 1].server += bytes
         }
       }
+    }
+  }
+}
+
+extension PacketCapture {
+  /// Digits without spaces.
+  private static func hex(_ digits: Substring) -> [UInt8] {
+    let digits = Array(digits.utf8)
+    return stride(from: 0, to: digits.count - 1, by: 2).map { index in
+      (ASCIIText.hexValue(digits[index]) ?? 0) << 4 | (ASCIIText.hexValue(digits[index + 1]) ?? 0)
     }
   }
 }

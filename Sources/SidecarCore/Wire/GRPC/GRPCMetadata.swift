@@ -94,6 +94,19 @@ package enum GRPCMetadata {
     return nil
   }
 
+  /// What the messages of a request are, nil as above. Go-micro's gRPC clients of v0.14's time, and those of v1 in
+  /// streams, name no subtype whatever they write, and only `x-content-type` tells (recordings `v014grpc-*-grpc_json`,
+  /// `v118grpc-stream-json`): their own servers take such JSON for protobuf, and fail.
+  package static func format(_ head: HTTP2Fields) -> PayloadFormat? {
+    guard let type = head.first("content-type"), let format = format(contentType: type) else { return nil }
+    if type.count == 16, let micro = head.first("x-content-type"),
+      ASCIIText.equals(micro, "application/json") || ASCIIText.equals(micro, "application/grpc+json")
+    {
+      return .json
+    }
+    return format
+  }
+
   /// The content type of messages in `format`.
   package static func contentType(_ format: PayloadFormat) -> StaticString {
     switch format {

@@ -192,6 +192,11 @@ extension HTTP2Session {
 
   /// nghttp2 has come to a frame.
   fileprivate func begins(_ head: nghttp2_frame_hd) -> Int32 {
+    if UInt32(head.type) == NGHTTP2_SETTINGS.rawValue {
+      largestWindow = streams.reduce(0) { max($0, Int64(nghttp2_session_get_stream_remote_window_size(raw, $1.id))) }
+      peerInitialWindow = Int64(nghttp2_session_get_remote_settings(raw, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE))
+      return 0
+    }
     guard role == .server, UInt32(head.type) == NGHTTP2_HEADERS.rawValue else { return 0 }
     let id = head.stream_id
     if id > lastOpened {
@@ -209,6 +214,19 @@ extension HTTP2Session {
     }
     refuseIfClosed(id)
     return 0
+  }
+
+  /// Settings that take the window of an open stream above its limit end the connection (RFC 9113 §6.9.2); nghttp2 would
+  /// end that stream only.
+  private func checkWindows(_ settings: nghttp2_settings) {
+    for index in 0..<settings.niv {
+      guard let entry = settings.iv?[index], entry.settings_id == Int32(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE.rawValue)
+      else { continue }
+      let change = Int64(entry.value) - peerInitialWindow
+      peerInitialWindow += change
+      largestWindow += change
+      if largestWindow > Int64(Int32.max), !streams.isEmpty { violated(.flowControlError) }
+    }
   }
 
   // MARK: Receiving
@@ -249,6 +267,7 @@ extension HTTP2Session {
       }
     case NGHTTP2_SETTINGS.rawValue where head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0:
       isEstablished = true
+      checkWindows(frame.pointee.settings)
       handler?.http2SessionSettingsChanged(self)
     case NGHTTP2_PING.rawValue where head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0:
       var opaque = frame.pointee.ping.opaque_data

@@ -38,7 +38,7 @@ package final class HTTP2Session {
   /// Set before anything else is called, and nil once the connection is gone.
   package unowned(unsafe) var handler: (any HTTP2SessionHandler)?
 
-  private var streams: [HTTP2Stream] = []
+  private(set) var streams: [HTTP2Stream] = []
   private var drainedQueue: [HTTP2Stream] = []
   private var closedQueue: [(HTTP2Stream, HTTP2ErrorCode)] = []
   private var freeLists: [HTTP2HeaderList] = []
@@ -71,6 +71,9 @@ package final class HTTP2Session {
   /// Streams that were reset from here, the last ones: what the peer had sent before it heard of that may still come.
   private var resetHere: [Int32] = []
   private var resetHereNext = 0
+  /// The largest window that the peer grants a stream, and what it grants at first, as the SETTINGS at hand began.
+  var largestWindow: Int64 = 0
+  var peerInitialWindow: Int64 = 0
   /// Whether the peer's first SETTINGS have come.
   package internal(set) var isEstablished = false
 
