@@ -190,7 +190,10 @@ private struct Bench {
     revision += 1
     selector.rebuild(
       Candidates(
-        revision: revision, nodes: (0..<count).map { Node(id: "node-\($0)", address: "10.0.0.\($0 & 255):80") }))
+        revision: revision,
+        nodes: (0..<count).map {
+          Candidate(node: Node(id: "node-\($0)", address: "10.0.0.\($0 & 255):80"), version: "latest")
+        }))
   }
 
   mutating func pick(excluding excluded: UInt64 = 0) -> Int? {

@@ -80,8 +80,6 @@ package final class ServiceEntry: Sendable {
   package let versions: [Service]
   /// The nodes of all versions, sorted by version and id: an index into it is a selector's index.
   package let nodes: [CatalogNode]
-  /// `nodes` in the form a selector is rebuilt from.
-  package let candidates: Candidates
   /// Every registry that reports this service is unreachable: these are the last nodes known.
   package let isStale: Bool
 
@@ -90,7 +88,6 @@ package final class ServiceEntry: Sendable {
     self.revision = revision
     self.versions = versions
     self.nodes = nodes
-    self.candidates = Candidates(revision: revision, nodes: nodes.map(\.node))
     self.isStale = isStale
   }
 
@@ -100,7 +97,6 @@ package final class ServiceEntry: Sendable {
     revision = other.revision
     versions = other.versions
     nodes = other.nodes
-    candidates = other.candidates
     self.isStale = isStale
   }
 }

@@ -54,7 +54,7 @@ final class RegistryWatch: StreamCallee {
     self.worker = worker
     self.request = request
     owesSynced = request.isInitial
-    for entry in worker.entries where request.includes(entry.name) {
+    for entry in worker.entries.values where request.includes(entry.name) {
       if request.isInitial { changed.insert(entry.name) } else { told[entry.name] = entry }
     }
     worker.add(self)

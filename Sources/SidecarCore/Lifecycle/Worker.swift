@@ -65,6 +65,9 @@ package final class Worker {
   private let control: any ControlPort
   package let index: Int
 
+  /// What the registries know, shared with the control loop.
+  private(set) var entries: [ServiceName: ServiceEntry] = [:]
+  /// The services that were called: most of a large registry never are.
   private var services: [ServiceName: ServiceTable] = [:]
   /// Services that are not `.present`: being looked up, or remembered as absent.
   private(set) var unknownServices = 0
@@ -228,35 +231,33 @@ package final class Worker {
   package func apply(_ delta: CatalogDelta) {
     for entry in delta.changed { apply(entry) }
     for name in delta.removed {
+      guard let entry = entries[name], entry.revision <= delta.revision else { continue }
+      entries[name] = nil
+      tellWatches(name)
       // One that is being looked up gets its answer from the resolver.
-      guard let table = services[name], table.status == .present, table.revision <= delta.revision else { continue }
+      guard let table = services[name], table.status == .present else { continue }
       table.removeAll(at: driver.now)
       routes.removeAll { $0.service === table }
       services[name] = nil
-      tellWatches(name)
     }
   }
 
   private func apply(_ entry: ServiceEntry) {
-    let table: ServiceTable
-    if let known = services[entry.name] {
-      table = known
-      if table.status != .present { unknownServices -= 1 }
-    } else {
-      table = makeTable(entry.name)
-    }
+    if let known = entries[entry.name], known.revision > entry.revision { return }
+    entries[entry.name] = entry
+    tellWatches(entry.name)
+    guard let table = services[entry.name] else { return }
+    if table.status != .present { unknownServices -= 1 }
     table.update(entry)
     let waiting = table.waiting
     table.waiting.removeAll()
     for call in waiting { call.resolved(found: true) }
-    tellWatches(entry.name)
   }
 
   // MARK: Watches of the registry
 
   /// What is known of a service; nil when no registry has it.
-  func entry(_ name: ServiceName) -> ServiceEntry? { services[name]?.entry }
-  var entries: [ServiceEntry] { services.values.compactMap(\.entry) }
+  func entry(_ name: ServiceName) -> ServiceEntry? { entries[name] }
 
   func add(_ watch: RegistryWatch) { registryWatches.append(watch) }
   func remove(_ watch: RegistryWatch) { registryWatches.removeAll { $0 === watch } }
@@ -300,6 +301,11 @@ package final class Worker {
   /// The table of `name`; one that is not known yet is asked for. Nil when too many unknown names are being looked up.
   func service(_ name: ServiceName) -> ServiceTable? {
     if let table = services[name] { return table }
+    if let entry = entries[name] {
+      let table = makeTable(name)
+      table.update(entry)
+      return table
+    }
     if unknownServices >= Self.unknownServicesMax { forgetAbsent(olderThan: 0) }
     guard unknownServices < Self.unknownServicesMax else { return nil }
     unknownServices += 1

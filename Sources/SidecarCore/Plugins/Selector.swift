@@ -1,10 +1,41 @@
 // The Selector plug-in point (go-micro selector/selector.go): which node gets the next attempt.
 
+/// A node that may be chosen, with what of the registry's data selectors go by.
+public struct Candidate: Sendable {
+  /// The most a node can weigh.
+  public static let weightMax = 65_535
+
+  public let node: Node
+  /// The version of the service it runs.
+  public let version: String
+  /// Its share of the calls relative to other nodes, 0 to `weightMax`: metadata `weight`, 1 where there is none or it is
+  /// no number. Registries that have weights of their own (Consul, SRV records) write it there.
+  public let weight: Int
+  /// Where it runs: metadata `zone`, empty when nobody said.
+  public let zone: String
+  /// Nodes of a lower number come first, as SRV records have it (RFC 2782): metadata `priority`, 0 where there is none.
+  public let priority: Int
+
+  public init(node: Node, version: String) {
+    self.node = node
+    self.version = version
+    weight = Self.number(node.metadata["weight"], in: 0...Self.weightMax) ?? 1
+    zone = node.metadata["zone"] ?? ""
+    priority = Self.number(node.metadata["priority"], in: 0...65_535) ?? 0
+  }
+
+  /// A whole number, one beyond the range taken for its end.
+  private static func number(_ text: String?, in range: ClosedRange<Int>) -> Int? {
+    guard let text, let number = Double(text), !number.isNaN else { return nil }
+    return Int(min(max(number.rounded(), Double(range.lowerBound)), Double(range.upperBound)))
+  }
+}
+
 /// The nodes of one service that may be chosen, at one revision.
 public struct Candidates: Sendable {
   public var revision: UInt64
-  public var nodes: [Node]
-  public init(revision: UInt64, nodes: [Node]) {
+  public var nodes: [Candidate]
+  public init(revision: UInt64, nodes: [Candidate]) {
     self.revision = revision
     self.nodes = nodes
   }

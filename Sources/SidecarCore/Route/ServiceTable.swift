@@ -3,7 +3,8 @@
 
 /// A node of a service as one worker uses it.
 package final class NodeState {
-  package let node: Node
+  package private(set) var node: Node
+  private(set) var version: String
   package let dialect: NodeDialect
   package let target: UpstreamTarget
   /// The header line that tells a caller which node answered.
@@ -13,10 +14,8 @@ package final class NodeState {
 
   init(_ catalogNode: CatalogNode, of service: ServiceName, worker: Worker) {
     node = catalogNode.node
-    var dialect = NodeDialect(metadata: node.metadata)
-    dialect.preferred = worker.settings.contentTypes.codec(
-      service: service, metadata: node.metadata, dialect.generation, worker.settings.codecs)
-    self.dialect = dialect
+    version = catalogNode.version.version
+    dialect = Self.dialect(of: node, service, worker)
     let header = ByteBuffer()
     // Through the writer: an id may be anything a registry holds.
     HTTP1Writer.field("X-Micro-Node", node.id, to: header)
@@ -24,6 +23,25 @@ package final class NodeState {
     target = UpstreamTarget(
       address: catalogNode.target, hostHeader: FixedBytes(node.address), isReusable: dialect.reusable,
       transport: dialect.transport, worker: worker)
+  }
+
+  private static func dialect(of node: Node, _ service: ServiceName, _ worker: Worker) -> NodeDialect {
+    var dialect = NodeDialect(metadata: node.metadata)
+    dialect.preferred = worker.settings.contentTypes.codec(
+      service: service, metadata: node.metadata, dialect.generation, worker.settings.codecs)
+    return dialect
+  }
+
+  /// Takes over what the registries say now of the same node. False: it is to be dialled or spoken to in another way, so
+  /// that its connections are of no use.
+  func update(_ catalogNode: CatalogNode, of service: ServiceName, worker: Worker) -> Bool {
+    let new = catalogNode.node
+    if new != node {
+      guard new.address == node.address, Self.dialect(of: new, service, worker) == dialect else { return false }
+      node = new
+    }
+    version = catalogNode.version.version
+    return true
   }
 }
 
@@ -56,8 +74,6 @@ package final class ServiceTable {
   package private(set) var uncallable: [Node] = []
   package private(set) var revision: UInt64 = 0
   package private(set) var isStale = false
-  /// What the registries said last; nil while they know nothing of it.
-  private(set) var entry: ServiceEntry?
   var selector: any Selector
   /// Some node may be marked to be avoided.
   var mayAvoid = false
@@ -80,7 +96,6 @@ package final class ServiceTable {
   func update(_ entry: ServiceEntry) {
     isStale = entry.isStale
     status = .present
-    self.entry = entry
     guard entry.revision > revision else { return }
     revision = entry.revision
     var known: [String: NodeState] = [:]
@@ -88,7 +103,7 @@ package final class ServiceTable {
     var kept: [NodeState] = []
     uncallable.removeAll()
     for catalogNode in entry.nodes {
-      if let state = known[catalogNode.node.id], state.node == catalogNode.node {
+      if let state = known[catalogNode.node.id], state.update(catalogNode, of: name, worker: worker) {
         known[catalogNode.node.id] = nil
         kept.append(state)
         continue
@@ -106,7 +121,8 @@ package final class ServiceTable {
     let stays = Set(kept.map { ObjectIdentifier($0) })
     for state in nodes where !stays.contains(ObjectIdentifier(state)) { state.target.retire() }
     nodes = kept
-    selector.rebuild(Candidates(revision: revision, nodes: nodes.map(\.node)))
+    selector.rebuild(
+      Candidates(revision: revision, nodes: nodes.map { Candidate(node: $0.node, version: $0.version) }))
     let versions = Set(entry.versions.map(\.version))
     if versions != self.versions {
       self.versions = versions
@@ -142,7 +158,6 @@ package final class ServiceTable {
 
   func removeAll(at now: Instant) {
     status = .absent(since: now)
-    entry = nil
     // Nobody will be asked any more; those who wait find out that there is no node.
     let waiting = description.waiting
     description = Description()

@@ -104,8 +104,7 @@ private final class Rig {
     rig.endTurn()
     let second = try #require(rig.catalog.entry("greeter"))
     #expect(second.revision > first.revision)
-    #expect(second.candidates.revision == second.revision)
-    #expect(second.candidates.nodes.map(\.address) == ["10.0.0.1:81"])
+    #expect(second.nodes.map(\.node.address) == ["10.0.0.1:81"])
   }
 
   @Test func `removing a service without nodes removes that version only`() {
