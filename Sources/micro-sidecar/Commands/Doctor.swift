@@ -90,25 +90,28 @@ struct Doctor {
       ]
     }
     var findings: [Formats.Finding] = []
+    var failure: RegistryError?
     do throws(RegistryError) {
       let names = try await registry.list()
       findings.append(
         Formats.Finding(subject: subject, verdict: .ok, detail: "answers; it knows \(names.count) services"))
-      if let mdns = registry as? MDNSRegistry {
-        for diagnosis in try await mdns.diagnose() {
-          findings.append(
-            Formats.Finding(
-              subject: diagnosis.subject, verdict: diagnosis.isProblem ? .warning : .ok, detail: diagnosis.finding,
-              advice: diagnosis.nextStep ?? ""))
-        }
-        await mdns.close()
-      }
     } catch {
+      failure = error
+    }
+    let diagnoses = await (try? (registry as? any DiagnosableRegistry)?.diagnose()) ?? []
+    for diagnosis in diagnoses {
       findings.append(
         Formats.Finding(
-          subject: subject, verdict: .problem, detail: error.description,
+          subject: diagnosis.subject, verdict: !diagnosis.isProblem ? .ok : failure == nil ? .warning : .problem,
+          detail: diagnosis.finding, advice: diagnosis.nextStep ?? ""))
+    }
+    if let failure, !diagnoses.contains(where: \.isProblem) {
+      findings.append(
+        Formats.Finding(
+          subject: subject, verdict: .problem, detail: failure.description,
           advice: "the sidecar goes on with what it last knew; services are found again once it answers"))
     }
+    if let mdns = registry as? MDNSRegistry { await mdns.close() }
     return findings
   }
 }

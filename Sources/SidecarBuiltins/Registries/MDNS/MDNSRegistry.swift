@@ -8,7 +8,7 @@ import SidecarCore
 /// Beyond the `Registry` contract: a service's own metadata reaches only sidecars of this host, since go-micro's records have
 /// no place for it. Nodes keep their registration on the network for as long as this process lives; peers learn of its
 /// death by asking. A node needs `host:port`; one bound to all addresses is published with the one go-micro would choose.
-public final class MDNSRegistry: Registry {
+public final class MDNSRegistry: DiagnosableRegistry {
   public let name = "mdns"
   private let runner: LoopConfined<MDNSRunner>
   private let mailbox: any Mailbox
