@@ -1,13 +1,16 @@
-"""The registry as a stream: over Server-Sent Events, lines and WebSockets, filtered, and what a slow watcher sees."""
+"""The registry as a stream: over Server-Sent Events, lines and WebSockets, filtered; what a slow watcher sees; bridges
+between registries; `register` and `deregister`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import tempfile
 import unittest
 
-from sidecar import BlackBox, command, eventually, free_port, service
+from sidecar import BlackBox, command, eventually, free_port, service, write_registry
 
 try:
     from websockets.exceptions import ConnectionClosed
@@ -176,6 +179,31 @@ class RegistryWatch(BlackBox):
             while True:
                 watch.next()
         self.assertEqual(sidecar.wait(5), 0, "it does not wait for watchers")
+
+
+class Bridge(BlackBox):
+    def test_a_file_into_memory_by_flag(self):
+        """What came over the bridge is marked, and leaves with its source; the registries' states are told apart."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.join(folder.name, "services.json")
+        write_registry(path, [service("one", node("one", 1))])
+        sidecar = self.start(registry="memory,file:" + path, command=("--bridge", "file->memory"))
+
+        def mirrored():
+            return [each["id"] for entry in sidecar.get("/registry?service=one").json() for each in entry["nodes"]
+                    if each["metadata"].get("micro-sidecar-origin") == "file:" + path]
+
+        eventually(lambda: mirrored() == ["one-1"])
+        write_registry(path, [service("one", node("one", 1), node("one", 2))])
+        eventually(lambda: mirrored() == ["one-1", "one-2"])
+        write_registry(path, [])
+        eventually(lambda: sidecar.get("/registry").json() == [])
+
+    def test_a_bridge_to_nowhere_is_refused(self):
+        status, _, errors = command("--bridge", "memory->consul", environment={"MICRO_REGISTRY": "memory"})
+        self.assertEqual(status, 64)
+        self.assertIn("consul is not one of MICRO_REGISTRY", errors)
 
 
 class RegisterCommand(BlackBox):

@@ -214,6 +214,22 @@ extension SettingKind<[PluginChoice]> {
   }
 }
 
+extension SettingKind<[BridgeChoice]> {
+  static var bridges: SettingKind {
+    let pairs = SettingKind<[String]>.list(
+      of: "source->target, two names of MICRO_REGISTRY, such as consul->kubernetes")
+    return SettingKind(
+      pairs.expected, isList: true,
+      parse: { (raw) throws(SettingMismatch) in
+        try pairs.parse(raw).map { text throws(SettingMismatch) in
+          guard let bridge = BridgeChoice(text) else { throw SettingMismatch(pairs.expected) }
+          return bridge
+        }
+      },
+      format: { $0.isEmpty ? nil : $0.map(\.description).joined(separator: ",") })
+  }
+}
+
 extension SettingKind<[String: String]> {
   /// `key=value` pairs with commas between them, or a mapping in a file. Cut at the first `=`, as go-micro does; a pair
   /// without one is refused, where go-micro drops it silently.

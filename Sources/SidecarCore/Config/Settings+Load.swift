@@ -242,6 +242,19 @@ private struct SettingsLoader {
         fail(source(of: "MICRO_REGISTRY"), "\(choice) is there twice")
       }
     }
+    checkBridges()
+  }
+
+  private mutating func checkBridges() {
+    let source = source(of: "MICRO_SIDECAR_BRIDGE")
+    for bridge in settings.bridges {
+      for name in [bridge.source, bridge.target] where settings.registryIndex(name) == nil {
+        fail(source, "\(bridge): \(name) is not one of MICRO_REGISTRY")
+      }
+      if settings.registryIndex(bridge.source) == settings.registryIndex(bridge.target) {
+        fail(source, "\(bridge): both are the same registry")
+      }
+    }
   }
 
   private static func unknown(_ kind: String, _ name: String, _ known: [String]) -> String {

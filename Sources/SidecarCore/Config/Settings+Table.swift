@@ -59,6 +59,12 @@ extension Settings {
       "MICRO_REGISTRY_ADDRESS", \.registryAddresses, .list(of: "addresses"), .registry, mask: .passwords,
       "addresses of the registry's servers; mdns, memory and file have none"),
     Setting(
+      "MICRO_SIDECAR_SNAPSHOT", \.snapshotPath, SettingKind<String>.text.optional, .registry,
+      "file that keeps what the registries said last, for a start while they are down"),
+    Setting(
+      "MICRO_SIDECAR_BRIDGE", \.bridges, .bridges, .registry, aliases: ["MICRO_BRIDGE"],
+      "registries whose services are mirrored into another, such as consul->kubernetes"),
+    Setting(
       "MICRO_REGISTER_TTL", \.registerTTL, .seconds(0...86_400), .registry,
       "seconds after which a registration not refreshed expires; 0 is never"),
     Setting(

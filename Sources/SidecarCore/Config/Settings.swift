@@ -48,6 +48,8 @@ package struct Settings: Sendable {
   // Registries and selection
   package var registries = [PluginChoice(name: "mdns")]
   package var registryAddresses: [String] = []
+  package var snapshotPath: String?
+  package var bridges: [BridgeChoice] = []
   /// Zero: entries never expire.
   package var registerTTL = Duration.seconds(90)
   /// Zero: registered once, never refreshed.
@@ -167,4 +169,11 @@ package struct SettingsError: Error, Sendable, Equatable, CustomStringConvertibl
   package var problems: [SettingProblem]
   package init(_ problems: [SettingProblem]) { self.problems = problems }
   package var description: String { problems.map(\.description).joined(separator: "\n") }
+}
+
+extension Settings {
+  /// The position of the registry that a setting calls `name`: whole, as `MICRO_REGISTRY` has it, or without its argument.
+  package func registryIndex(_ name: String) -> Int? {
+    registries.firstIndex { $0.description == name } ?? registries.firstIndex { $0.name == name }
+  }
 }

@@ -117,7 +117,29 @@ package final class Catalog: @unchecked Sendable {
     return true
   }
 
+  /// What a registry said before this process began: in use, and stale, until it answers.
+  package func restore(_ services: [Service], from registry: Int, confirmed: Instant) {
+    guard sources[registry].phase == .waiting else { return }
+    sources[registry].phase = .stale
+    sources[registry].confirmed = confirmed
+    note(sources[registry].view.replaceAll(services, dirty: &dirty), from: registry)
+    scheduleFlush()
+  }
+
   // MARK: What others read
+
+  package var registryNames: [String] { sources.map(\.name) }
+
+  /// The services one registry has, a value for each version.
+  package func content(of registry: Int) -> [Service] {
+    sources[registry].view.names.sorted().flatMap { name in
+      versions(of: name, in: registry).values.sorted { $0.version < $1.version }
+    }
+  }
+  package func names(of registry: Int) -> [ServiceName] { Array(sources[registry].view.names) }
+  package func versions(of name: ServiceName, in registry: Int) -> [String: Service] {
+    sources[registry].view[name] ?? [:]
+  }
 
   package func entry(_ name: ServiceName) -> ServiceEntry? { entries[name] }
 
@@ -127,13 +149,17 @@ package final class Catalog: @unchecked Sendable {
 
   package func snapshot(now: Instant) -> CatalogSnapshot {
     flush()
-    let states = sources.map { source in
+    return CatalogSnapshot(revision: revision, services: entries, registries: states(now: now), counters: counters)
+  }
+
+  /// How each registry is doing, in the order of configuration.
+  package func states(now: Instant) -> [RegistryState] {
+    sources.map { source in
       RegistryState(
         name: source.name, phase: source.phase,
         age: source.phase == .current ? .zero : now.duration(since: source.confirmed),
         lastError: source.lastError, outages: source.outages, events: source.events, services: source.view.names.count)
     }
-    return CatalogSnapshot(revision: revision, services: entries, registries: states, counters: counters)
   }
 
   /// Adds a worker: it gets all that is known now, then every change.

@@ -31,6 +31,7 @@ package final class LeaseTable: @unchecked Sendable {
   }
 
   package var count: Int { entries.count }
+  package func holds(_ name: ServiceName, _ id: String) -> Bool { entries[Key(name: name, id: id)] != nil }
   package var leases: [RegistrationLease] { entries.values.map(\.lease) }
 
   /// Registers each node of `service`, or renews it. `ttl` in nanoseconds: without a renewal within it the node is taken

@@ -92,7 +92,7 @@ private final class Race<Value: Sendable>: @unchecked Sendable {
 /// registry do not come back at once ("full jitter").
 package struct Backoff: Equatable, Sendable {
   package static let baseNanoseconds: Int64 = 100_000_000
-  package static let capNanoseconds: Int64 = 10_000_000_000
+  package static let capNanoseconds: Int64 = 1_500_000_000
 
   /// Tries that failed in a row.
   package private(set) var failures = 0

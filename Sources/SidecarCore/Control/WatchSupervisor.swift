@@ -1,6 +1,6 @@
 // Keeps the watch of one registry standing and feeds the catalog from it.
 //
-//   watching ── watch ended with an error ──▶ waiting (0 … 10 s, full jitter) ──▶ watching
+//   watching ── watch ended with an error ──▶ waiting (0 … 1.5 s, full jitter) ──▶ watching
 //      └─ first snapshot after an outage: recovered
 //
 // The catalog keeps the registry's last content meanwhile. An outage is logged once with its cause, and once when over.

@@ -45,6 +45,8 @@ package final class Sidecar: @unchecked Sendable {
   private var exitCode: Int32 = 0
   private var drainTimer: LoopTimer?
   private(set) var isAppHealthy = true
+  private var snapshotFile: SnapshotFile?
+  private(set) var bridges: [RegistryBridge] = []
   /// Descriptors of files, of the app and of nodes.
   package private(set) lazy var descriptors = DescriptorDirectory(driver: driver, log: log) { [weak self] snapshot in
     for worker in self?.workers ?? [] { worker.post { $0.descriptors = snapshot } }
@@ -81,9 +83,39 @@ package final class Sidecar: @unchecked Sendable {
       supervisor.onRecovered = { [weak self] in
         self?.appLease?.registryRecovered(registry.name)
         self?.leases.registryRecovered(registry.name)
+        for bridge in self?.bridges ?? [] { bridge.registryRecovered(registry.name) }
       }
       supervisors.append(supervisor)
     }
+    snapshotFile = settings.snapshotPath.map { SnapshotFile($0, catalog: catalog, driver: driver, log: log) }
+    makeBridges()
+  }
+
+  private func makeBridges() {
+    for choice in settings.bridges {
+      guard let source = settings.registryIndex(choice.source), let target = settings.registryIndex(choice.target)
+      else {
+        continue
+      }
+      bridges.append(
+        RegistryBridge(
+          from: source, to: target, registries: registries, catalog: catalog, timing: leaseTiming, driver: driver,
+          log: log
+        ) { [weak self] name, id in self?.isOwn(name, id) ?? false })
+    }
+  }
+
+  /// Whether this sidecar registers the node itself.
+  private func isOwn(_ name: ServiceName, _ id: String) -> Bool {
+    let isApp = appLease.map { $0.service.name == name && $0.service.nodes.contains { $0.id == id } } ?? false
+    return isApp || leases.holds(name, id)
+  }
+
+  private var leaseTiming: LeaseTiming {
+    var timing = LeaseTiming()
+    if settings.registerTTL > .zero { timing.ttl = settings.registerTTL.saturatingNanoseconds }
+    if settings.registerInterval > .zero { timing.refresh = settings.registerInterval.saturatingNanoseconds }
+    return timing
   }
 
   // MARK: Start
@@ -101,6 +133,8 @@ package final class Sidecar: @unchecked Sendable {
       admin = server
     }
     try launch(0, appAddress: settings.sidecarAddress, frameworkAddress: settings.serverAddress)
+    snapshotFile?.restore()
+    snapshotFile?.start()
     for supervisor in supervisors { supervisor.start() }
     resolver.start()
   }
@@ -188,6 +222,7 @@ package final class Sidecar: @unchecked Sendable {
         "MICRO_SERVER_NAME is set and MICRO_APP_ADDRESS is not: the sidecar registers nothing and only makes calls")
     }
     registerApp()
+    for bridge in bridges { bridge.start() }
     onServing?()
     onServing = nil
   }
@@ -209,10 +244,8 @@ package final class Sidecar: @unchecked Sendable {
     let service = Service(
       name: name, version: settings.serverVersion, endpoints: streams,
       nodes: [Node(id: "\(name)-\(id)", address: address, metadata: metadata)])
-    var timing = LeaseTiming()
-    if settings.registerTTL > .zero { timing.ttl = settings.registerTTL.saturatingNanoseconds }
-    if settings.registerInterval > .zero { timing.refresh = settings.registerInterval.saturatingNanoseconds }
-    let lease = RegistrationLease(service: service, registries: registries, timing: timing, driver: driver, log: log)
+    let lease = RegistrationLease(
+      service: service, registries: registries, timing: leaseTiming, driver: driver, log: log)
     appLease = lease
     isAppHealthy = false
     tellWorkers(isHealthy: false)
@@ -282,10 +315,12 @@ package final class Sidecar: @unchecked Sendable {
       for supervisor in supervisors { supervisor.stop() }
       resolver.stop()
       let drainWorkers: () -> Void = { [weak self] in self?.drainWorkers() }
-      leases.stop { [weak self] in
+      let parts = LoopCounter(1 + bridges.count) { [weak self] in
         guard let self, let lease = self.appLease else { return drainWorkers() }
         lease.stop(completion: drainWorkers)
       }
+      for bridge in bridges { bridge.stop { parts.one() } }
+      leases.stop { parts.one() }
     }
   }
 
@@ -306,6 +341,7 @@ package final class Sidecar: @unchecked Sendable {
     health?.stop()
     for supervisor in supervisors { supervisor.stop() }
     resolver.stop()
+    snapshotFile?.stop()
     descriptors.stop()
     admin?.close()
     for worker in workers { worker.post { $0.closeAll() } }

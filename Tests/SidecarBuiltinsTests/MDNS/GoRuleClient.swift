@@ -74,7 +74,7 @@ struct GoRuleClient {
         case .aaaa(let high, let low):
           last = slot(owner)
           slots[last!].ipv6 = SocketAddress.ipv6(high: high, low: low, zone: 0, port: 0).host
-        case .other: break
+        case .cname, .other: break
         }
         if let last { slots[last].ttl = record.ttl }
       }

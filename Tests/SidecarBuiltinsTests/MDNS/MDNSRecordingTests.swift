@@ -209,7 +209,7 @@ struct MDNSRecordingTests {
           else { continue }
           node.key = MDNSNodeKey(service: payload.service, id: id)
         }
-      case .ptr, .other: break
+      case .ptr, .cname, .other: break
       }
     }
     return node

@@ -61,7 +61,7 @@ func recorderLines(_ message: DNSMessage) -> [String] {
       case .a(let address): lines.append(head + SocketAddress.ipv4(address: address, port: 0).host)
       case .aaaa(let high, let low):
         lines.append(head + SocketAddress.ipv6(high: high, low: low, zone: 0, port: 0).host)
-      case .ptr(let name): lines.append(head + "\(name).")
+      case .ptr(let name), .cname(let name): lines.append(head + "\(name).")
       case .srv(let priority, let weight, let port, let target):
         lines.append(head + "prio=\(priority) weight=\(weight) port=\(port) target=\(target).")
       case .txt(let strings):

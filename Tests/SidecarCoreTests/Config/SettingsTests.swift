@@ -50,6 +50,7 @@ struct SettingsTests {
         "MICRO_APP_ADDRESS": "-", "MICRO_APP_PROTOCOL": "http", "MICRO_APP_STREAMS": "-", "MICRO_APP_HEALTH": "-",
         "MICRO_APP_HEALTH_PERIOD": "5s", "MICRO_APP_HEALTH_TIMEOUT": "1s", "MICRO_APP_HEALTH_FAILURES": "3",
         "MICRO_APP_HEALTH_SUCCESSES": "1", "MICRO_REGISTRY": "mdns", "MICRO_REGISTRY_ADDRESS": "-",
+        "MICRO_SIDECAR_SNAPSHOT": "-", "MICRO_SIDECAR_BRIDGE": "-",
         "MICRO_REGISTER_TTL": "90", "MICRO_REGISTER_INTERVAL": "30", "MICRO_SELECTOR": "random",
         "MICRO_SIDECAR_NAMESPACE": "go.micro.srv", "MICRO_CLIENT_REQUEST_TIMEOUT": "5s",
         "MICRO_SIDECAR_CONNECT_TIMEOUT": "1s", "MICRO_CLIENT_RETRIES": "1", "MICRO_CLIENT_POOL_SIZE": "100",
@@ -240,6 +241,11 @@ struct SettingsTests {
           + "cannot both be listened on"
       ])
     #expect(problems(environment: ["MICRO_SERVER_ADDRESS": ":8083"]).count == 1)
+    let two = ["MICRO_REGISTRY": "memory,mdns"]
+    #expect(problems(environment: two.merging(["MICRO_BRIDGE": "memory->mdns,mdns->memory"]) { $1 }).isEmpty)
+    for bridge in ["memory->file", "memory->memory", "memory", "->mdns"] {
+      #expect(problems(environment: two.merging(["MICRO_SIDECAR_BRIDGE": bridge]) { $1 }).count > 0, "\(bridge)")
+    }
     #expect(problems(environment: ["MICRO_SERVER_ADDRESS": ":8083", "MICRO_ADMIN_ADDRESS": "off"]).isEmpty)
     #expect(problems(environment: ["MICRO_APP_ADDRESS": "localhost:8081", "MICRO_SERVER_NAME": "a"]).count == 1)
     #expect(
