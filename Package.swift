@@ -25,7 +25,8 @@ let package = Package(
     .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
     .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
     .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
-    .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+    // Only its headers: the library is loaded when it is first used. So no pkgConfig, which would link it.
+    .systemLibrary(name: "COpenSSL", providers: [.apt(["libssl-dev"])]),
     .target(name: "SidecarCore", dependencies: ["CNGHTTP2", "CZlib"], swiftSettings: settings),
     .target(name: "SidecarTLS", dependencies: ["SidecarCore", "COpenSSL"], swiftSettings: settings),
     .target(

@@ -28,7 +28,16 @@ def libraries(binary):
     shown = subprocess.run(["ldd", binary], stdout=subprocess.PIPE, universal_newlines=True, check=True).stdout
     if "not found" in shown:
         raise SystemExit("a library of the binary is missing here:\n" + shown)
-    return sorted(set(re.findall(r"(/\S+) \(0x", shown)))
+    return sorted(set(re.findall(r"(/\S+) \(0x", shown)) | loaded_later())
+
+
+def loaded_later():
+    """TLS is loaded when it is first used, so the loader does not name it."""
+    known = subprocess.run(["/sbin/ldconfig", "-p"], stdout=subprocess.PIPE, universal_newlines=True, check=True).stdout
+    found = {name: path for name, path in re.findall(r"(lib(?:ssl|crypto)\.so\.3) \(.*\) => (/\S+)", known)}
+    if len(found) < 2:
+        raise SystemExit("OpenSSL 3 is missing here, which the image needs for TLS: install libssl3")
+    return set(found.values())
 
 
 def entry(archive, name, data, mode=0o644):

@@ -49,46 +49,49 @@ package final class TLSContext: @unchecked Sendable {
 
   /// Errors name the part that cannot be used: a certificate that is none, a key that does not fit it.
   package init(_ role: Role, _ configuration: TLSConfiguration) throws(TLSError) {
-    guard let pointer = SSL_CTX_new(role == .client ? TLS_client_method() : TLS_server_method()) else {
+    try requireOpenSSL()
+    guard let pointer = openssl.SSL_CTX_new(role == .client ? openssl.TLS_client_method() : openssl.TLS_server_method())
+    else {
       throw TLSError("TLS cannot be used: \(Self.reasons())")
     }
     self.pointer = pointer
     self.role = role
     self.configuration = configuration
-    _ = copenssl_min_tls12(pointer)
-    copenssl_modes(pointer)
+    openssl_set_up(opensslFunctions, pointer)
     try trust()
     try identify()
     try offerProtocols()
   }
 
-  deinit { SSL_CTX_free(pointer) }
+  deinit { openssl.SSL_CTX_free(pointer) }
 
   private func trust() throws(TLSError) {
     switch configuration.trust {
     case .anyone: break
     case .system:
       // A client's need; a server that asks nobody for a certificate trusts nobody.
-      if role == .client || configuration.requiresClientCertificate { SSL_CTX_set_default_verify_paths(pointer) }
+      if role == .client || configuration.requiresClientCertificate {
+        _ = openssl.SSL_CTX_set_default_verify_paths(pointer)
+      }
     case .folder(let path):
-      guard SSL_CTX_load_verify_locations(pointer, nil, path) == 1 else {
+      guard openssl.SSL_CTX_load_verify_locations(pointer, nil, path) == 1 else {
         throw TLSError("the folder of authorities \(path) cannot be used: \(Self.reasons())")
       }
     case .authorities(let pem):
       let certificates = try Self.certificates(pem, "the file of authorities")
-      defer { for certificate in certificates { X509_free(certificate) } }
-      guard let store = SSL_CTX_get_cert_store(pointer) else { throw TLSError("TLS cannot be used: no memory") }
-      for certificate in certificates where X509_STORE_add_cert(store, certificate) != 1 {
+      defer { for certificate in certificates { openssl.X509_free(certificate) } }
+      guard let store = openssl.SSL_CTX_get_cert_store(pointer) else { throw TLSError("TLS cannot be used: no memory") }
+      for certificate in certificates where openssl.X509_STORE_add_cert(store, certificate) != 1 {
         throw TLSError("an authority's certificate cannot be used: \(Self.reasons())")
       }
-      ERR_clear_error()
+      openssl.ERR_clear_error()
     }
     var mode = SSL_VERIFY_NONE
     if role == .client, configuration.trust != .anyone { mode = SSL_VERIFY_PEER }
     if role == .server, configuration.requiresClientCertificate {
       mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     }
-    SSL_CTX_set_verify(pointer, mode, nil)
+    openssl.SSL_CTX_set_verify(pointer, mode, nil)
   }
 
   private func identify() throws(TLSError) {
@@ -97,23 +100,23 @@ package final class TLSContext: @unchecked Sendable {
       return
     }
     let certificates = try Self.certificates(pem, "the certificate's file")
-    defer { for certificate in certificates { X509_free(certificate) } }
-    guard SSL_CTX_use_certificate(pointer, certificates[0]) == 1 else {
+    defer { for certificate in certificates { openssl.X509_free(certificate) } }
+    guard openssl.SSL_CTX_use_certificate(pointer, certificates[0]) == 1 else {
       throw TLSError("the certificate cannot be used: \(Self.reasons())")
     }
-    for issuer in certificates.dropFirst() where copenssl_add_chain(pointer, issuer) != 1 {
+    for issuer in certificates.dropFirst() where openssl_add_chain(opensslFunctions, pointer, issuer) != 1 {
       throw TLSError("the certificate's chain cannot be used: \(Self.reasons())")
     }
     let keyPEM = configuration.key ?? pem
     let key = Self.withBIO(keyPEM) { bio in
       // No passphrase is ever asked for: the standard callback would read the terminal.
-      PEM_read_bio_PrivateKey(bio, nil, { _, _, _, _ in 0 }, nil)
+      openssl.PEM_read_bio_PrivateKey(bio, nil, { _, _, _, _ in 0 }, nil)
     }
     guard let key else {
       throw TLSError("the private key cannot be read (\(Self.reasons())): expected PEM without a passphrase")
     }
-    defer { EVP_PKEY_free(key) }
-    guard SSL_CTX_use_PrivateKey(pointer, key) == 1, SSL_CTX_check_private_key(pointer) == 1 else {
+    defer { openssl.EVP_PKEY_free(key) }
+    guard openssl.SSL_CTX_use_PrivateKey(pointer, key) == 1, openssl.SSL_CTX_check_private_key(pointer) == 1 else {
       throw TLSError("the private key does not belong to the certificate: \(Self.reasons())")
     }
   }
@@ -127,10 +130,10 @@ package final class TLSContext: @unchecked Sendable {
       list += Array(name.utf8)
     }
     switch role {
-    case .client: SSL_CTX_set_alpn_protos(pointer, list, UInt32(list.count))
+    case .client: _ = openssl.SSL_CTX_set_alpn_protos(pointer, list, UInt32(list.count))
     case .server:
       // The context outlives its sessions, which are what calls this.
-      SSL_CTX_set_alpn_select_cb(
+      openssl.SSL_CTX_set_alpn_select_cb(
         pointer,
         { _, chosen, chosenCount, offered, offeredCount, context in
           guard let chosen, let context, let offered else { return SSL_TLSEXT_ERR_NOACK }
@@ -156,12 +159,12 @@ package final class TLSContext: @unchecked Sendable {
   // MARK: PEM
 
   private static func withBIO<Value>(_ bytes: [UInt8], _ body: (OpaquePointer) -> Value?) -> Value? {
-    ERR_clear_error()
+    openssl.ERR_clear_error()
     return bytes.withUnsafeBytes { bytes in
-      guard let count = Int32(exactly: bytes.count), let bio = BIO_new_mem_buf(bytes.baseAddress, count) else {
+      guard let count = Int32(exactly: bytes.count), let bio = openssl.BIO_new_mem_buf(bytes.baseAddress, count) else {
         return nil
       }
-      defer { BIO_free(bio) }
+      defer { _ = openssl.BIO_free(bio) }
       return body(bio)
     }
   }
@@ -172,29 +175,29 @@ package final class TLSContext: @unchecked Sendable {
     let isSound =
       withBIO(pem) { bio in
         while found.count < certificatesMax {
-          guard let certificate = PEM_read_bio_X509(bio, nil, nil, nil) else {
+          guard let certificate = openssl.PEM_read_bio_X509(bio, nil, nil, nil) else {
             // What ends the text in order is that nothing more begins.
-            let error = ERR_peek_last_error()
-            return copenssl_is_missing_pem(error) == 1 ? true : nil
+            let error = openssl.ERR_peek_last_error()
+            return openssl_is_missing_pem(error) == 1 ? true : nil
           }
           found.append(certificate)
         }
         return nil
       } ?? false
     guard isSound, !found.isEmpty else {
-      for certificate in found { X509_free(certificate) }
+      for certificate in found { openssl.X509_free(certificate) }
       let why = isSound ? "it holds no certificate" : reasons()
       throw TLSError("\(what) cannot be used (\(why)): expected certificates as PEM, -----BEGIN CERTIFICATE-----")
     }
-    ERR_clear_error()
+    openssl.ERR_clear_error()
     return found
   }
 
   /// What OpenSSL noted, in its words; takes it off the list.
   static func reasons() -> String {
     var texts: [String] = []
-    while case let error = ERR_get_error(), error != 0 {
-      let text = ERR_reason_error_string(error).map { String(cString: $0) } ?? "error \(error)"
+    while case let error = openssl.ERR_get_error(), error != 0 {
+      let text = openssl.ERR_reason_error_string(error).map { String(cString: $0) } ?? "error \(error)"
       if !texts.contains(text) { texts.append(text) }
     }
     return texts.isEmpty ? "no reason given" : texts.joined(separator: ", ")

@@ -31,39 +31,41 @@ package final class TLSSession {
 
   package init(_ context: TLSContext, peer: Peer) throws(TLSError) {
     self.context = context
-    guard let ssl = SSL_new(context.pointer), let input = BIO_new(BIO_s_mem()), let output = BIO_new(BIO_s_mem()) else {
+    guard let ssl = openssl.SSL_new(context.pointer), let input = openssl.BIO_new(openssl.BIO_s_mem()),
+      let output = openssl.BIO_new(openssl.BIO_s_mem())
+    else {
       throw TLSError("TLS cannot be used: \(TLSContext.reasons())")
     }
     self.ssl = ssl
     self.input = input
     self.output = output
-    copenssl_retry_when_empty(input)
-    copenssl_retry_when_empty(output)
-    SSL_set_bio(ssl, input, output)
+    openssl_retry_when_empty(opensslFunctions, input)
+    openssl_retry_when_empty(opensslFunctions, output)
+    openssl.SSL_set_bio(ssl, input, output)
     switch peer {
     case .client:
       host = nil
       precondition(context.role == .server, "a client's context does not serve")
-      SSL_set_accept_state(ssl)
+      openssl.SSL_set_accept_state(ssl)
     case .server(let host):
       self.host = host
       precondition(context.role == .client, "a server's context does not dial")
-      SSL_set_connect_state(ssl)
+      openssl.SSL_set_connect_state(ssl)
       if let host { try expect(host) }
     }
   }
 
-  deinit { SSL_free(ssl) }
+  deinit { openssl.SSL_free(ssl) }
 
   private func expect(_ host: String) throws(TLSError) {
-    guard let verification = SSL_get0_param(ssl) else { throw TLSError("TLS cannot be used: no memory") }
+    guard let verification = openssl.SSL_get0_param(ssl) else { throw TLSError("TLS cannot be used: no memory") }
     let isSet: Bool
     if SocketAddress(host: host, port: 0) != nil {
-      isSet = X509_VERIFY_PARAM_set1_ip_asc(verification, host) == 1
+      isSet = openssl.X509_VERIFY_PARAM_set1_ip_asc(verification, host) == 1
     } else {
       // SNI is for names only (RFC 6066 §3).
-      isSet = copenssl_set_server_name(ssl, host) == 1 && SSL_set1_host(ssl, host) == 1
-      X509_VERIFY_PARAM_set_hostflags(verification, UInt32(X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS))
+      isSet = openssl_set_server_name(opensslFunctions, ssl, host) == 1 && openssl.SSL_set1_host(ssl, host) == 1
+      openssl.X509_VERIFY_PARAM_set_hostflags(verification, UInt32(X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS))
     }
     guard isSet else { throw TLSError("\"\(host)\" cannot be the name of a server's certificate") }
   }
@@ -72,13 +74,13 @@ package final class TLSSession {
   package var negotiatedProtocol: String? {
     var name: UnsafePointer<UInt8>?
     var count: UInt32 = 0
-    SSL_get0_alpn_selected(ssl, &name, &count)
+    openssl.SSL_get0_alpn_selected(ssl, &name, &count)
     guard let name, count > 0 else { return nil }
     return String(decoding: UnsafeBufferPointer(start: name, count: Int(count)), as: UTF8.self)
   }
 
   /// `TLSv1.3`, for people.
-  package var version: String { SSL_get_version(ssl).map { String(cString: $0) } ?? "" }
+  package var version: String { openssl.SSL_get_version(ssl).map { String(cString: $0) } ?? "" }
 
   // MARK: Bytes
 
@@ -88,7 +90,9 @@ package final class TLSSession {
     var rest = bytes
     while rest.count > 0 {
       let part = Int32(clamping: rest.count)
-      guard BIO_write(input, rest.baseAddress, part) == part else { throw fail(TLSError("TLS has no memory left")) }
+      guard openssl.BIO_write(input, rest.baseAddress, part) == part else {
+        throw fail(TLSError("TLS has no memory left"))
+      }
       rest = UnsafeRawBufferPointer(rebasing: rest[Int(part)...])
     }
     if !isEstablished { try handshake() }
@@ -98,13 +102,13 @@ package final class TLSSession {
   package func handshake() throws(TLSError) {
     if let failure { throw failure }
     guard !isEstablished else { return }
-    ERR_clear_error()
-    let result = SSL_do_handshake(ssl)
+    openssl.ERR_clear_error()
+    let result = openssl.SSL_do_handshake(ssl)
     if result == 1 {
       isEstablished = true
       return
     }
-    switch SSL_get_error(ssl, result) {
+    switch openssl.SSL_get_error(ssl, result) {
     case SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE: return
     default: throw fail(handshakeFailure())
     }
@@ -115,14 +119,14 @@ package final class TLSSession {
     if let failure { throw failure }
     guard isEstablished, !peerEnded else { return }
     while true {
-      ERR_clear_error()
+      openssl.ERR_clear_error()
       buffer.reserve(Self.recordMax)
-      let count = SSL_read(ssl, buffer.base + buffer.count, Int32(Self.recordMax))
+      let count = openssl.SSL_read(ssl, buffer.base + buffer.count, Int32(Self.recordMax))
       if count > 0 {
         buffer.advance(Int(count))
         continue
       }
-      switch SSL_get_error(ssl, count) {
+      switch openssl.SSL_get_error(ssl, count) {
       case SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE: return
       case SSL_ERROR_ZERO_RETURN:
         peerEnded = true
@@ -141,8 +145,8 @@ package final class TLSSession {
     precondition(isEstablished, "nothing can be sent before the handshake is over")
     var rest = bytes
     while rest.count > 0 {
-      ERR_clear_error()
-      let count = SSL_write(ssl, rest.baseAddress, Int32(clamping: rest.count))
+      openssl.ERR_clear_error()
+      let count = openssl.SSL_write(ssl, rest.baseAddress, Int32(clamping: rest.count))
       guard count > 0 else { throw fail(TLSError("TLS cannot send: \(TLSContext.reasons())")) }
       rest = UnsafeRawBufferPointer(rebasing: rest[Int(count)...])
     }
@@ -150,10 +154,10 @@ package final class TLSSession {
 
   /// Moves the ciphertext that is to be sent to the end of `buffer`.
   package func takeOutput(into buffer: ByteBuffer) {
-    while case let pending = copenssl_pending(output), pending > 0 {
+    while case let pending = openssl.BIO_ctrl_pending(output), pending > 0 {
       let part = Int32(clamping: pending)
       buffer.reserve(Int(part))
-      let count = BIO_read(output, buffer.base + buffer.count, part)
+      let count = openssl.BIO_read(output, buffer.base + buffer.count, part)
       guard count > 0 else { return }
       buffer.advance(Int(count))
     }
@@ -162,9 +166,9 @@ package final class TLSSession {
   /// Says to the peer that we send no more.
   package func close() {
     guard failure == nil, isEstablished else { return }
-    ERR_clear_error()
-    SSL_shutdown(ssl)
-    ERR_clear_error()
+    openssl.ERR_clear_error()
+    _ = openssl.SSL_shutdown(ssl)
+    openssl.ERR_clear_error()
   }
 
   // MARK: What went wrong
@@ -175,11 +179,11 @@ package final class TLSSession {
   }
 
   private func handshakeFailure() -> TLSError {
-    let code = SSL_get_verify_result(ssl)
+    let code = openssl.SSL_get_verify_result(ssl)
     if code != X509_V_OK, context.configuration.trust != .anyone { return TLSError(verification(code)) }
-    let error = ERR_peek_error()
-    let reason = copenssl_reason(error)
-    defer { ERR_clear_error() }
+    let error = openssl.ERR_peek_error()
+    let reason = openssl_reason(error)
+    defer { openssl.ERR_clear_error() }
     switch reason {
     case SSL_R_WRONG_VERSION_NUMBER, SSL_R_HTTP_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG, SSL_R_UNEXPECTED_MESSAGE:
       return TLSError("it does not speak TLS at this port: use http:// without TLS, or the port that has it")
@@ -204,7 +208,7 @@ package final class TLSSession {
   }
 
   private func verification(_ code: Int) -> String {
-    let said = X509_verify_cert_error_string(code).map { String(cString: $0) } ?? "error \(code)"
+    let said = openssl.X509_verify_cert_error_string(code).map { String(cString: $0) } ?? "error \(code)"
     switch Int32(clamping: code) {
     case X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH:
       let names = peerNames()
@@ -222,19 +226,22 @@ package final class TLSSession {
 
   /// The names the peer's certificate is for, a few of them.
   private func peerNames() -> [String] {
-    guard let certificate = SSL_get1_peer_certificate(ssl) else { return [] }
-    defer { X509_free(certificate) }
-    guard let extensionData = X509_get_ext_d2i(certificate, NID_subject_alt_name, nil, nil) else { return [] }
+    guard let certificate = openssl.SSL_get1_peer_certificate(ssl) else { return [] }
+    defer { openssl.X509_free(certificate) }
+    guard let extensionData = openssl.X509_get_ext_d2i(certificate, NID_subject_alt_name, nil, nil) else { return [] }
     let list = OpaquePointer(extensionData)
-    defer { GENERAL_NAMES_free(list) }
+    defer { openssl.GENERAL_NAMES_free(list) }
     var names: [String] = []
-    for index in 0..<min(OPENSSL_sk_num(list), 8) {
-      guard let item = OPENSSL_sk_value(list, index) else { continue }
+    for index in 0..<min(openssl.OPENSSL_sk_num(list), 8) {
+      guard let item = openssl.OPENSSL_sk_value(list, index) else { continue }
       let name = item.assumingMemoryBound(to: GENERAL_NAME.self)
       var kind: Int32 = 0
-      guard let value = GENERAL_NAME_get0_value(name, &kind), kind == GEN_DNS || kind == GEN_IPADD else { continue }
+      guard let value = openssl.GENERAL_NAME_get0_value(name, &kind), kind == GEN_DNS || kind == GEN_IPADD else {
+        continue
+      }
       let text = value.assumingMemoryBound(to: ASN1_STRING.self)
-      let bytes = UnsafeBufferPointer(start: ASN1_STRING_get0_data(text), count: Int(ASN1_STRING_length(text)))
+      let bytes = UnsafeBufferPointer(
+        start: openssl.ASN1_STRING_get0_data(text), count: Int(openssl.ASN1_STRING_length(text)))
       if kind == GEN_DNS {
         names.append(String(decoding: bytes.map { $0 < 0x21 || $0 > 0x7E ? 0x3F : $0 }, as: UTF8.self))
       } else if bytes.count == 4 {
