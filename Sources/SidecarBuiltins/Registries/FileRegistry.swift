@@ -135,7 +135,10 @@ public final class FileRegistry: Registry, @unchecked Sendable {
     waiting[ObjectIdentifier(waiter)] = waiter
     let mailbox = driver.mailbox
     await withTaskCancellationHandler {
-      await withCheckedContinuation { waiter.continuation = $0 }
+      await withCheckedContinuation { continuation in
+        // On the way here the task may have given the loop a turn.
+        if outage == nil || Task.isCancelled { continuation.resume() } else { waiter.continuation = continuation }
+      }
     } onCancel: {
       mailbox.post { waiter.wake() }
     }

@@ -89,7 +89,14 @@ final class WatchHub: @unchecked Sendable {
   private func next(_ reader: Reader) async {
     let mailbox = mailbox
     await withTaskCancellationHandler {
-      await withCheckedContinuation { reader.waiting = $0 }
+      await withCheckedContinuation { continuation in
+        // On the way here the task may have given the loop a turn, and what it waits for may have come.
+        if reader.needsSnapshot || !reader.queue.isEmpty || reader.failure != nil || Task.isCancelled {
+          continuation.resume()
+        } else {
+          reader.waiting = continuation
+        }
+      }
     } onCancel: {
       mailbox.post { reader.wake() }
     }

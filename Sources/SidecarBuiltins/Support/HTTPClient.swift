@@ -16,7 +16,7 @@ package final class HTTPClient: @unchecked Sendable {
     /// Calls under way, streams not counted; further ones wait for their turn.
     package var callsAtOnce = 32
     /// Idle connections kept for each server.
-    package var idleConnections = 8
+    package var idleConnections = 16
     /// Nanoseconds after which an idle connection is not used again.
     package var idleNanoseconds: Int64 = 50_000_000_000
     /// Nanoseconds a dial may take while other servers are left to be asked.

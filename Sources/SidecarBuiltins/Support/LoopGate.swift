@@ -37,6 +37,16 @@ package final class LoopGate: @unchecked Sendable {
     let mailbox = driver.mailbox
     return await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
+        // On the way here the task may have given the loop a turn, in which the gate was opened or the task cancelled.
+        if isOpen {
+          isOpen = false
+          continuation.resume(returning: .opened)
+          return
+        }
+        if Task.isCancelled {
+          continuation.resume(returning: .cancelled)
+          return
+        }
         self.continuation = continuation
         guard deadline < .distantFuture else { return }
         let timer = LoopTimer { [unowned self] in end(.timedOut) }

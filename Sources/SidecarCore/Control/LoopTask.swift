@@ -13,6 +13,11 @@ extension Driver {
     let mailbox = mailbox
     await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
+        // A cancellation that came on the way here, with a turn of the loop between, found nothing to end.
+        if Task.isCancelled {
+          continuation.resume()
+          return
+        }
         pause.continuation = continuation
         let timer = LoopTimer { pause.end() }
         pause.timer = timer

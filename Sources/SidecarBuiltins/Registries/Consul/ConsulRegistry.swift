@@ -166,10 +166,16 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
   func serviceContent(_ name: ServiceName, _ reply: HTTPReply) throws(RegistryError) -> ConsulService {
     try expectSuccess(reply, "looking up \(name)")
     let content = try parse(reply) { body throws(WireError) in try ConsulService(name, body, tags: &tags) }
-    if content.broken > 0, brokenLogged.count < 1024, brokenLogged.insert(name).inserted {
-      log.warning("entries of \(name) in consul cannot be read and are skipped", [("entries", "\(content.broken)")])
+    if content.broken > 0 {
+      logBroken(name, "\(content.broken) of its entries or tags are not as go-micro writes them")
     }
     return content
+  }
+
+  /// Told once for each service, for the first thousand of them.
+  func logBroken(_ name: ServiceName, _ why: String) {
+    guard brokenLogged.count < 1024, brokenLogged.insert(name).inserted else { return }
+    log.warning("what consul holds of a service cannot be read and is skipped", [("service", name), ("cause", why)])
   }
 
   // MARK: Calls
@@ -209,7 +215,8 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
     switch reply.status {
     case 401, 403:
       throw .refused("\(said); give a token that may do it (option token or token_file, or CONSUL_HTTP_TOKEN)")
-    case 400, 404, 405, 413: throw .refused(said)
+    case 408, 429: throw .unavailable(said)
+    case 300...499: throw .refused(said)
     default: throw .unavailable(said)
     }
   }

@@ -206,7 +206,8 @@ final class ConsulWatch: @unchecked Sendable {
               held[name] = new
               events.list += ServiceChanges.events(from: old, to: new.versions)
             } catch {
-              events.failure = error
+              // A name that Consul cannot be asked for, such as `..`, must not hide the others.
+              if case .refused(let why) = error { registry.logBroken(name, why) } else { events.failure = error }
             }
           }
         }
