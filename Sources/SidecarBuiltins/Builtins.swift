@@ -14,6 +14,7 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
   }
   try table.add(registry: "dns") { environment throws(ConfigurationError) in
     try DNSRegistry(environment: environment)
+  }
   try table.add(registry: "consul") { environment throws(ConfigurationError) in
     try ConsulRegistry(environment: environment)
   }
