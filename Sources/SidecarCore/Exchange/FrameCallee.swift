@@ -31,6 +31,8 @@ final class FrameCallee: StreamCallee, StreamHandler {
   private unowned let call: StreamCall
   private let worker: Worker
   private let target: UpstreamTarget
+  /// Nil for the app.
+  private let node: NodeState?
   private let dialect: NodeDialect
   private let routing: FixedBytes
   private let service: FixedBytes
@@ -53,6 +55,7 @@ final class FrameCallee: StreamCallee, StreamHandler {
     self.service = service
     self.routing = routing
     worker = call.worker
+    self.node = node
     dialect = node?.dialect ?? .explicitAddress
     endsByClosing = node?.node.metadata["server"] == "rpc"
     reader = MessageReader(.client, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
@@ -80,10 +83,23 @@ final class FrameCallee: StreamCallee, StreamHandler {
   func format(for caller: PayloadFormat) -> PayloadFormat {
     if frame == nil {
       let left = call.deadline == .distantFuture ? nil : call.deadline.nanoseconds(since: worker.driver.now)
-      frame = FrameStream(id: worker.nextID(), node: dialect, format: caller, timeoutNanoseconds: left)
+      frame = FrameStream(id: worker.nextID(), node: dialect, format: wanted(for: caller), timeoutNanoseconds: left)
     }
     return frame?.codec.format ?? caller
   }
+
+  /// What the node takes, where that is what the caller sends or can be made of it.
+  private func wanted(for caller: PayloadFormat) -> PayloadFormat {
+    let wanted = node?.format(for: caller) ?? caller
+    guard caller.needsTranslation(to: wanted) else { return wanted }
+    do throws(SidecarError) {
+      return try call.method() == nil ? caller : wanted
+    } catch {
+      return wanted  // Several descriptors fit: the first message fails and says which.
+    }
+  }
+
+  var audience: JSONAudience { dialect.jsonAudience }
 
   func send(_ message: UnsafeRawBufferPointer) -> WriteState {
     open()
@@ -181,8 +197,18 @@ final class FrameCallee: StreamCallee, StreamHandler {
       pass(UnsafeRawBufferPointer(rebasing: body[range]), format)
     case .translated(let json): pass(json.bytes, .json)
     case .endOfStream: end(nil)
-    case .failed(let error): end(probes > 0 && FrameClient.isEndProbeAnswer(error) ? nil : error)
+    case .failed(let error): end(probes > 0 && FrameClient.isEndProbeAnswer(error) ? nil : explained(error))
     }
+  }
+
+  /// A node without a codec for the messages: the next stream is translated at once if that can be done.
+  private func explained(_ error: SidecarError) -> SidecarError {
+    guard error.kind == .unsupportedNodeDialect, let frame, let node else { return error }
+    guard (try? call.method()) == nil else {
+      _ = node.refuses(frame.codec.format)
+      return error
+    }
+    return MessageTranslator.missing(after: error, call.serviceName.text, call.endpoint.text)
   }
 
   private func pass(_ message: UnsafeRawBufferPointer, _ format: PayloadFormat) {

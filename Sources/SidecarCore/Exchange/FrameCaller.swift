@@ -38,7 +38,8 @@ final class FrameCaller: StreamCaller, ConnectionStream {
     self.opening = opening
     worker = connection.worker
     call.replyFormat = opening.format
-    call.audience = opening.dialect == .micro ? .framework : .oldFramework
+    call.audience = opening.jsonAudience
+    call.isJSONRPC = opening.codec == .jsonRPC
     let first = worker.readers.buffers.take()
     first.append(payload)
     self.first = first

@@ -224,11 +224,12 @@ extension StreamCall {
   /// The end of a node, or of an app, that speaks gRPC; nil for all others.
   func makeGRPCCallee() throws(SidecarError) -> GRPCCallee? {
     switch target {
-    case .service(let service, let endpoint, _):
+    case .service(let route):
       guard let node, node.dialect.isGRPC else { return nil }
       return GRPCCallee(
-        self, target: node.target, path: GRPCNaming.servicePath(service.nameBytes.span, endpoint.span),
-        format: try formatForGRPC(), node: (service, node))
+        self, target: node.target,
+        path: GRPCNaming.servicePath(route.service.nameBytes.span, route.endpoint.span),
+        format: try formatForGRPC(), node: (route.service, node))
     case .app(let endpoint):
       guard worker.settings.appProtocol == .grpc, let app = worker.app else { return nil }
       return GRPCCallee(

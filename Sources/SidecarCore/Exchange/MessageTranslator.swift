@@ -39,8 +39,13 @@ package final class MessageTranslator {
 
   /// A snapshot from the control loop.
   package var descriptors = Descriptors.none {
-    didSet { methods = ByteKeyedCache(capacity: 1024, seed: seed) }
+    didSet {
+      methods = ByteKeyedCache(capacity: 1024, seed: seed)
+      revision &+= 1
+    }
   }
+  /// Counts the snapshots, for those who remember what one said.
+  private(set) var revision: UInt64 = 0
 
   package init(seed: UInt64) {
     self.seed = seed
@@ -79,7 +84,7 @@ package final class MessageTranslator {
     return method.isClientStreaming || method.isServerStreaming
   }
 
-  /// Appends `message` in the other format to `out`. Errors: the sender's fault, so `badRequest` for a request and
+  /// Appends `message` in the other format to `out`; bytes are protobuf by another name. Errors: the sender's fault, so `badRequest` for a request and
   /// `badUpstreamReply` for a reply, with the field's path and the rule it breaks.
   package func translate(
     _ message: UnsafeRawBufferPointer, to format: PayloadFormat, _ method: ProtoMethod, _ direction: MessageDirection,
@@ -88,16 +93,22 @@ package final class MessageTranslator {
     let type = direction == .request ? method.input : method.output
     do throws(TranscodeError) {
       switch format {
-      case .protobuf: try toProtobuf.transcode(message, to: type, into: out)
+      case .protobuf, .bytes: try toProtobuf.transcode(message, to: type, into: out)
       case .json: try toJSON.transcode(message, from: type, form: audience.form, into: out)
-      case .bytes: out.append(message)
       }
     } catch {
-      let source = format == .protobuf ? "JSON" : "protobuf"
+      let source = format == .json ? "protobuf" : "JSON"
       throw SidecarError(
         direction == .request ? .badRequest : .badUpstreamReply,
         "the \(direction == .request ? "request" : "reply") is not \(type.fullName) in \(source): \(error)")
     }
+  }
+
+  /// The refusal of a node that has no codec for what it was sent, and what would help.
+  static func missing(after refusal: SidecarError, _ service: ServiceName, _ endpoint: String) -> SidecarError {
+    var error = refusal
+    error.detail += "; to have messages translated, they must be known: \(missing(service, endpoint).detail)"
+    return error
   }
 
   /// Why a message cannot be translated at all.

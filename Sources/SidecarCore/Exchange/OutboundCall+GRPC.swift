@@ -1,13 +1,13 @@
 // A unary call as gRPC nodes take it (client/grpc/grpc.go @ v1.18.0 … v6.10.0): `Say.Hello` of `go.micro.srv.hello` is
 // `/go.micro.srv.hello.Say/Hello`, the payload one message, the reply one message and a status.
 
-extension OutboundCall: GRPCClientUser, DescriptionWaiter {
+extension OutboundCall: GRPCClientUser {
   func grpcReady(_ stream: GRPCClientStream) {
     guard stream === self.stream, let request else { return }
     GRPCNaming.withServicePath(service?.nameBytes.span ?? .none, endpoint.span, worker.scratch) { path in
       stream.begin(
-        path: path, format: streamFormat, timeout: timeLeft, metadata: request.bytes(metadata),
-        fill: { GRPCNaming.appendFramework(to: $0, format: streamFormat, timeout: timeLeft, from: worker.settings) })
+        path: path, format: sentFormat, timeout: timeLeft, metadata: request.bytes(metadata),
+        fill: { GRPCNaming.appendFramework(to: $0, format: sentFormat, timeout: timeLeft, from: worker.settings) })
     }
     _ = stream.send(translated?.bytes ?? jsonPayload(request.bytes(payload)))
     stream.finishSending()
@@ -15,7 +15,7 @@ extension OutboundCall: GRPCClientUser, DescriptionWaiter {
 
   /// No body at all stands for the empty message, which in JSON has two bytes.
   private func jsonPayload(_ payload: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-    guard payload.isEmpty, streamFormat == .json else { return payload }
+    guard payload.isEmpty, sentFormat == .json else { return payload }
     let empty: StaticString = "{}"
     return UnsafeRawBufferPointer(start: empty.utf8Start, count: empty.utf8CodeUnitCount)
   }
@@ -43,15 +43,7 @@ extension OutboundCall: GRPCClientUser, DescriptionWaiter {
     guard stream === self.stream else { return }
     if let failure { return failed(explained(failure)) }
     guard let streamReply else { return failed(badReply("no message, and yet OK")) }
-    guard let method, translated != nil else { return succeeded(streamReply.bytes, streamFormat) }
-    let json = worker.readers.buffers.take()
-    defer { worker.readers.buffers.give(json) }
-    do throws(SidecarError) {
-      try worker.translator.translate(streamReply.bytes, to: .json, method, .reply, for: audience, into: json)
-    } catch {
-      return failed(badReply(error.detail))
-    }
-    succeeded(json.bytes, .json)
+    succeeded(streamReply)
   }
 
   func grpcFailed(_ stream: GRPCClientStream, _ failure: UpstreamFailure) {
@@ -65,7 +57,7 @@ extension OutboundCall: GRPCClientUser, DescriptionWaiter {
 
   private func explained(_ failure: GRPCFailure) -> SidecarError {
     let error = SidecarError(failure)
-    guard streamFormat == .json, GRPCNaming.mayLackJSON(failure, error) else { return error }
+    guard sentFormat == .json, GRPCNaming.mayLackJSON(failure, error) else { return error }
     return GRPCNaming.withoutJSON(error, service: service?.name ?? "", endpoint: endpoint.text)
   }
 }

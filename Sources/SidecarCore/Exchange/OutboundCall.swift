@@ -62,14 +62,14 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   var stream: GRPCClientStream?
   /// The reply's message, until its end is here.
   var streamReply: ByteBuffer?
-  /// What the payload was sent as to a node that speaks gRPC.
-  var streamFormat = PayloadFormat.protobuf
-  /// How JSON is translated for such a node; nil: it is not.
+  /// What the payload is sent as in the attempt at hand.
+  var sentFormat = PayloadFormat.json
+  /// How the payload was translated for that, and the reply is to be; nil: they are not.
   var method: ProtoMethod?
   /// The payload, translated.
   var translated: ByteBuffer?
   /// The node that is being asked for descriptors.
-  private var undescribed: UpstreamTarget?
+  var undescribed: UpstreamTarget?
   private var codec = FrameCodec.json
   private var picker = NodePicker()
   private var attemptStarted = Instant(nanoseconds: 0)
@@ -252,7 +252,6 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   // MARK: Attempts
 
   private func attempt() {
-    let now = worker.driver.now
     let target: UpstreamTarget
     if let fixedTarget {
       target = fixedTarget
@@ -264,10 +263,20 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
       node = picked
       target = picked.target
     }
+    attempt(at: target)
+  }
+
+  /// The picked node is tried, or the one at hand once more.
+  func attempt(at target: UpstreamTarget) {
     attempts += 1
-    attemptStarted = now
+    attemptStarted = worker.driver.now
     if attempts > 1 { worker.metrics.add(.retries) }
-    if node?.dialect.isGRPC == true { return attemptGRPC(target) }
+    sentFormat = format
+    if let node, !node.isPlain { return prepare(target, node) }
+    dial(target)
+  }
+
+  func dial(_ target: UpstreamTarget) {
     switch target.connect(self, fresh: freshOnly) {
     case .ready(let connection):
       self.connection = connection
@@ -300,10 +309,10 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     let out = worker.scratch
     out.removeAll()
     let call = FrameCall(
-      id: worker.nextID(), node: node?.dialect ?? .explicitAddress, format: format,
-      codec: isJSONRPC && node?.dialect.preferred == nil ? .jsonRPC : nil,
+      id: worker.nextID(), node: node?.dialect ?? .explicitAddress, format: sentFormat,
+      codec: isJSONRPC && sentFormat == .json && node?.dialect.preferred == nil ? .jsonRPC : nil,
       timeoutNanoseconds: deadline.nanoseconds(since: worker.driver.now))
-    let payload = request.bytes(payload)
+    let payload = translated?.bytes ?? request.bytes(payload)
     let metadata = request.bytes(metadata)
     do throws(WireError) {
       codec = try FrameClient.encodeRequest(
@@ -339,11 +348,11 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     let latency = worker.driver.now.nanoseconds(since: attemptStarted)
     let reply = FrameClient.decodeReply(head: head, body: body, codec: codec)
     switch reply {
-    case .payload(let range, let format):
-      succeeded(UnsafeRawBufferPointer(rebasing: body[range]), format, latency)
+    case .payload(let range, _):
+      succeeded(UnsafeRawBufferPointer(rebasing: body[range]), latency)
       return true
     case .translated(let json):
-      succeeded(json.bytes, .json, latency)
+      succeeded(json.bytes, latency)
       return true
     case .endOfStream:
       mark(.failure(latency: latency))
@@ -355,17 +364,25 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
       mark(error.code >= 500 ? .failure(latency: latency) : .success(latency: latency))
       self.connection = nil
       leaveNode()
+      if error.kind == .unsupportedNodeDialect { return refused(error) }
       end(error.kind == .badUpstreamReply ? badReply(error.detail) : error)
       // Servers of v0.20 … v1.10 repeat an error on every later reply of its connection (wire/rpc.md §1.2).
       return false
     }
   }
 
+  /// The reply's payload is in the format that the request was sent in.
   @inline(__always)
-  private func succeeded(_ payload: UnsafeRawBufferPointer, _ format: PayloadFormat, _ latency: Int64) {
+  private func succeeded(_ payload: UnsafeRawBufferPointer, _ latency: Int64) {
     mark(.success(latency: latency))
     connection = nil
     leaveNode()
+    if method != nil { return translateReply(payload) }
+    deliver(payload)
+  }
+
+  /// Ends the call with its reply, in the caller's format.
+  func deliver(_ payload: UnsafeRawBufferPointer) {
     let owner = owner
     self.owner = nil
     finish()
@@ -438,41 +455,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
 
   // MARK: gRPC
 
-  private func attemptGRPC(_ target: UpstreamTarget) {
-    streamFormat = format
-    if format == .json, let service, let node, translated == nil {
-      do throws(SidecarError) {
-        method = try worker.translator.method(service.nameBytes.span, endpoint.span)
-        if let method {
-          try translate(method)
-        } else if worker.awaitDescription(service, node, self) {
-          undescribed = target
-          return
-        }
-      } catch {
-        return end(later: error)
-      }
-    }
-    if translated != nil { streamFormat = .protobuf }
-    open(target)
-  }
-
-  /// The node has been asked.
-  func described() {
-    guard let target = undescribed else { return }
-    undescribed = nil
-    attemptGRPC(target)
-  }
-
-  private func translate(_ method: ProtoMethod) throws(SidecarError) {
-    guard let request else { return }
-    let buffer = worker.readers.buffers.take()
-    translated = buffer
-    try worker.translator.translate(
-      request.bytes(payload), to: .protobuf, method, .request, for: .framework, into: buffer)
-  }
-
-  private func open(_ target: UpstreamTarget) {
+  func open(_ target: UpstreamTarget) {
     let stream = GRPCClientStream(worker: worker, target: target, user: self)
     switch stream.open() {
     case .ready:
@@ -487,18 +470,14 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   }
 
   /// A gRPC node's reply is whole.
-  func succeeded(_ payload: UnsafeRawBufferPointer, _ format: PayloadFormat) {
+  func succeeded(_ reply: ByteBuffer) {
     mark(.success(latency: worker.driver.now.nanoseconds(since: attemptStarted)))
     stream = nil
     leaveNode()
-    let owner = owner
-    let reply = streamReply
+    // Else it would be given back before its reader has had it.
     streamReply = nil
-    self.owner = nil
-    finish()
-    owner?.callReplied(self, payload, format: format)
-    if let reply { worker.readers.buffers.give(reply) }
-    worker.recycle(self)
+    defer { worker.readers.buffers.give(reply) }
+    if method != nil { translateReply(reply.bytes) } else { deliver(reply.bytes) }
   }
 
   /// A gRPC node has answered with an error.
@@ -510,6 +489,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     end(error)
   }
 
-  /// Fails a call inside an attempt, for a reason that no other node would change.
-  func giveUp(_ error: SidecarError) { end(later: error) }
+  /// Ends a call inside an attempt, for a reason that no other node would change.
+  func giveUp(_ error: SidecarError) { end(error) }
+  func giveUp(later error: SidecarError) { end(later: error) }
 }

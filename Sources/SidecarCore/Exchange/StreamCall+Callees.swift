@@ -5,13 +5,10 @@ extension StreamCall {
   /// speak gRPC make no difference between the two.
   var callsUnaryEndpoint: Bool {
     switch target {
-    case .service(let service, let endpoint, _):
-      if !service.nodes.isEmpty, service.nodes.allSatisfy({ $0.dialect.isGRPC }) { return false }
-      return
-        !(service.isStream(endpoint.text)
-        ?? worker.translator.isStream(service.nameBytes.span, endpoint.span) ?? assumesStream)
+    case .service(let route):
+      return !route.service.isGRPC && !(route.isStream(worker.translator) ?? assumesStream)
     case .app(let endpoint):
-      return worker.settings.appProtocol != .grpc && !worker.isAppStream(endpoint.text, endpoint.span)
+      return worker.settings.appProtocol != .grpc && !worker.isAppStream(endpoint.span)
     case .own: return false
     }
   }
@@ -20,9 +17,10 @@ extension StreamCall {
   func makeCallee() throws(SidecarError) -> any StreamCallee {
     if let callee = try makeGRPCCallee() { return callee }
     switch target {
-    case .service(let service, _, let routing):
-      guard let node else { throw service.noNodeError }
-      return FrameCallee(self, target: node.target, node: node, service: service.nameBytes, routing: routing)
+    case .service(let route):
+      guard let node else { throw route.service.noNodeError }
+      return FrameCallee(
+        self, target: node.target, node: node, service: route.service.nameBytes, routing: route.routing)
     case .app(let endpoint):
       guard let app = worker.app else { throw .noApp(worker.settings.serviceName) }
       if worker.settings.appProtocol == .mucp {
@@ -36,16 +34,13 @@ extension StreamCall {
     }
   }
 
-  /// Writes `message` in another format. Errors: no descriptor; a message that is not of its type.
+  /// Writes `message` in the other format, for `reader`. Errors: no descriptor; a message that is not of its type.
   func translate(
-    _ message: UnsafeRawBufferPointer, _ format: PayloadFormat, to wanted: PayloadFormat,
-    _ direction: MessageDirection, into out: ByteBuffer
+    _ message: UnsafeRawBufferPointer, to wanted: PayloadFormat, _ direction: MessageDirection,
+    for reader: JSONAudience, into out: ByteBuffer
   ) throws(SidecarError) {
-    let service = serviceName
-    guard format != .bytes, wanted != .bytes, let method = try worker.translator.method(service.span, endpoint.span)
-    else { throw MessageTranslator.missing(service.text, endpoint.text) }
-    try worker.translator.translate(
-      message, to: wanted, method, direction, for: direction == .reply ? audience : .people, into: out)
+    guard let method = try method() else { throw MessageTranslator.missing(serviceName.text, endpoint.text) }
+    try worker.translator.translate(message, to: wanted, method, direction, for: reader, into: out)
   }
 
   /// The method called, where descriptors tell. Errors: they tell several.
@@ -55,7 +50,7 @@ extension StreamCall {
 
   var serviceName: FixedBytes {
     switch target {
-    case .service(let service, _, _): service.nameBytes
+    case .service(let route): route.service.nameBytes
     case .app, .own: worker.settings.fromService
     }
   }

@@ -10,8 +10,8 @@
 
 /// Where a streaming call goes.
 enum StreamTarget {
-  /// To a node of a service. `routing` as `Route.routing` makes it.
-  case service(ServiceTable, endpoint: FixedBytes, routing: FixedBytes)
+  /// To a node of a service.
+  case service(Route)
   /// From the framework to the app behind this sidecar; the endpoint is `Handler.Method`.
   case app(endpoint: FixedBytes)
   /// To this sidecar itself; the closure makes the end that answers.
@@ -40,6 +40,8 @@ final class StreamCall: ResolutionWaiter {
   var replyFormat = PayloadFormat.json
   /// Who reads the replies, where they are JSON made of protobuf.
   var audience = JSONAudience.people
+  /// As `OutboundCall.isJSONRPC`, where it is one.
+  var isJSONRPC = false
   /// When the call ends whatever happens; `.distantFuture`: never by time.
   var deadline = Instant.distantFuture
   /// gRPC's `:path` as a gRPC caller wrote it: the way to an app that speaks gRPC, where no descriptor tells its package.
@@ -76,14 +78,15 @@ final class StreamCall: ResolutionWaiter {
   /// `Handler.Method`
   var endpoint: FixedBytes {
     switch target {
-    case .service(_, let endpoint, _), .app(let endpoint), .own(let endpoint, _): endpoint
+    case .service(let route): route.endpoint
+    case .app(let endpoint), .own(let endpoint, _): endpoint
     }
   }
 
   var isOver: Bool { state == .over }
 
   private var service: ServiceTable? {
-    if case .service(let service, _, _) = target { return service }
+    if case .service(let route) = target { return route.service }
     return nil
   }
 
@@ -309,11 +312,11 @@ final class StreamCall: ResolutionWaiter {
   ) -> WriteState {
     let wanted = calleeFormat ?? callee.format(for: format)
     calleeFormat = wanted
-    if wanted == format { return callee.send(message) }
+    if !format.needsTranslation(to: wanted) { return callee.send(message) }
     let out = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(out) }
     do throws(SidecarError) {
-      try translate(message, format, to: wanted, .request, into: out)
+      try translate(message, to: wanted, .request, for: callee.audience, into: out)
       return callee.send(out.bytes)
     } catch {
       end(later: error)
@@ -342,11 +345,11 @@ final class StreamCall: ResolutionWaiter {
   /// A reply message; the answer tells the callee whether to go on reading.
   func calleeSent(_ message: UnsafeRawBufferPointer, _ format: PayloadFormat) -> WriteState {
     guard state == .open, let caller else { return .closed }
-    if format == replyFormat { return caller.calleeSent(self, message) }
+    if !format.needsTranslation(to: replyFormat) { return caller.calleeSent(self, message) }
     let out = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(out) }
     do throws(SidecarError) {
-      try translate(message, format, to: replyFormat, .reply, into: out)
+      try translate(message, to: replyFormat, .reply, for: audience, into: out)
     } catch {
       end(later: error)
       return .closed

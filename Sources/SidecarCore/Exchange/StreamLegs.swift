@@ -35,6 +35,8 @@ protocol StreamCaller: AnyObject {
 protocol StreamCallee: AnyObject {
   /// The format its messages have to be in, given what the caller sends; asked before the first `send`.
   func format(for caller: PayloadFormat) -> PayloadFormat
+  /// Who reads the messages, where they are JSON made of protobuf.
+  var audience: JSONAudience { get }
   /// Takes one message. Only called after `StreamCall.calleeConnected`.
   func send(_ message: UnsafeRawBufferPointer) -> WriteState
   /// No more messages follow. Once.
@@ -44,4 +46,8 @@ protocol StreamCallee: AnyObject {
   /// The caller has left, or the call ended otherwise: give up what is open, tell the peer, report nothing more. Twice is
   /// once, and so is after the end.
   func abandon()
+}
+
+extension StreamCallee {
+  var audience: JSONAudience { .people }
 }

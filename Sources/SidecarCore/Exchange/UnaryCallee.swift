@@ -44,14 +44,16 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
     let metadata = call.metadata?.bytes ?? .none
     let payload = message?.bytes ?? .none
     switch call.target {
-    case .service(let service, let endpoint, let routing):
+    case .service(let route):
       let outbound = worker.takeCall()
       let request = worker.readers.buffers.take()
       outbound.request = request
-      outbound.service = service
-      outbound.endpoint = endpoint
-      outbound.routing = routing
+      outbound.service = route.service
+      outbound.endpoint = route.endpoint
+      outbound.routing = route.routing
       outbound.format = message == nil ? call.replyFormat : format
+      outbound.audience = call.audience
+      outbound.isJSONRPC = call.isJSONRPC
       outbound.deadline = deadline
       request.append(metadata)
       outbound.metadata = 0..<request.count
@@ -63,6 +65,7 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
       guard let app = worker.app else { return fail(.noApp(worker.settings.serviceName)) }
       let delivery = worker.makeDelivery(to: app, for: self)
       self.delivery = delivery
+      delivery.audience = call.audience
       delivery.start(
         endpoint: endpoint.span, format: message == nil ? call.replyFormat : format, payload: payload,
         metadata: metadata, timeout: deadline.nanoseconds(since: worker.driver.now))

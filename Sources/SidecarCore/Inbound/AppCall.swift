@@ -19,6 +19,7 @@ final class AppCall: UpstreamUser {
   private let app: UpstreamTarget
   private var connection: UpstreamConnection?
   private var request: ByteBuffer?
+  var audience = JSONAudience.framework
   private var format = PayloadFormat.json
   /// What the app is asked in, and the types of the call when that is another format than the caller's.
   private var appFormat = PayloadFormat.json
@@ -212,7 +213,7 @@ final class AppCall: UpstreamUser {
     let out = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(out) }
     do throws(SidecarError) {
-      try worker.translator.translate(body, to: format, method, .reply, for: .framework, into: out)
+      try worker.translator.translate(body, to: format, method, .reply, for: audience, into: out)
       owner?.delivered(out.bytes)
     } catch {
       var error = error

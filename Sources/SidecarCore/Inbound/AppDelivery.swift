@@ -3,6 +3,8 @@
 
 /// One call on its way to the app. Loop-confined.
 protocol AppDelivery: AnyObject {
+  /// Who reads the reply, where it is JSON made of protobuf; set before `start`.
+  var audience: JSONAudience { get set }
   /// `endpoint` is `Handler.Method`, `metadata` header lines that may be forwarded, `timeout` in nanoseconds. All spans are
   /// used up before the call returns. The owner hears the end in a later turn.
   func start(
@@ -35,6 +37,7 @@ class BufferedDelivery {
   final private(set) var payload = 0..<0
   final private(set) var endpoint = FixedBytes.empty
   final private(set) var format = PayloadFormat.json
+  final var audience = JSONAudience.framework
   final private(set) var deadline = Instant.distantFuture
   final private(set) var isRunning = false
   private var startedAt = Instant(nanoseconds: 0)

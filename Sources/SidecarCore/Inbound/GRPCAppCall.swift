@@ -82,7 +82,7 @@ final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
     let json = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(json) }
     do throws(SidecarError) {
-      try worker.translator.translate(reply.bytes, to: .json, method, .reply, for: .framework, into: json)
+      try worker.translator.translate(reply.bytes, to: .json, method, .reply, for: audience, into: json)
       deliver(json.bytes)
     } catch {
       fail(error)

@@ -78,7 +78,8 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     _ request: FrameRequest, _ endpoint: UnsafeRawBufferPointer, _ head: HTTP1Head, _ body: UnsafeRawBufferPointer
   ) {
     if let method = DebugReplies.method(endpoint) { return answerDebug(method, request.format) }
-    self.endpoint = worker.inboundEndpoint(endpoint)
+    let known = worker.inboundEndpoint(endpoint)
+    self.endpoint = known
     guard let app = worker.app else {
       fail(.noApp(worker.settings.serviceName))
       return
@@ -90,13 +91,14 @@ final class InboundConnection: CallerConnection, AppCallOwner {
       return
     }
     let payload = notes.map { request.payload(body, $0) } ?? .none
-    if worker.isAppStream(self.endpoint?.name ?? "", endpoint) {
+    if worker.isAppStream(known, endpoint) {
       return startStream(request, endpoint, head, payload)
     }
     let limit = worker.settings.requestTimeout
     let timeout = min(request.timeoutNanoseconds ?? limit, limit)
     let delivery = worker.makeDelivery(to: app, for: self)
     self.delivery = delivery
+    delivery.audience = request.jsonAudience
     if let call = delivery as? AppCall {
       return call.start(endpoint: endpoint, format: request.format, payload: payload, head: head, timeout: timeout)
     }

@@ -88,7 +88,7 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
     self.route = route
     start(
       StreamCall(
-        worker: worker, target: .service(route.service, endpoint: route.endpoint, routing: route.routing)),
+        worker: worker, target: .service(route)),
       head, .http, deadline)
   }
 

@@ -477,9 +477,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     }
     guard let route = namedRoute(notes.bytes(request.service), notes.bytes(request.endpoint)) else { return }
     self.route = route
-    if route.service.hasStreams || route.service.status != .present,
-      route.service.isStream(route.endpoint.text) ?? (route.service.status != .present)
-    {
+    if route.isStream(worker.translator) ?? (route.service.status != .present) {
       return startFrameStream(head, body, request, route)
     }
     let call = worker.takeCall()
@@ -490,7 +488,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     call.routing = route.routing
     call.format = request.format
     call.isJSONRPC = request.codec == .jsonRPC
-    call.audience = request.dialect == .micro && !call.isJSONRPC ? .framework : .oldFramework
+    call.audience = request.jsonAudience
     Metadata.append(from: head, source: .framework, into: buffer)
     call.metadata = 0..<buffer.count
     buffer.append(request.payload(body, notes))

@@ -381,8 +381,12 @@ package final class Worker {
   }
 
   /// Whether the app serves the endpoint as a stream.
-  func isAppStream(_ name: String, _ bytes: UnsafeRawBufferPointer) -> Bool {
-    settings.appStreams[name] != nil || translator.isStream(settings.fromService.span, bytes) == true
+  func isAppStream(_ name: UnsafeRawBufferPointer) -> Bool { isAppStream(inboundEndpoint(name), name) }
+
+  func isAppStream(_ endpoint: InboundEndpoint, _ name: UnsafeRawBufferPointer) -> Bool {
+    endpoint.isStream(as: translator.revision) {
+      settings.appStreams[endpoint.name] != nil || translator.isStream(settings.fromService.span, name) == true
+    }
   }
 
   /// How the app takes the stream `endpoint`: as configured, else as it was found out. Nil: not known yet.
@@ -489,6 +493,15 @@ final class InboundEndpoint {
     self.name = name
     self.metrics = metrics
     handles = Array(repeating: nil, count: CallerForm.allCases.count)
+  }
+
+  /// What `isStream` answers, and as of which revision of the descriptors.
+  private var knownStream: (answer: Bool, descriptors: UInt64) = (false, .max)
+
+  /// What `find` answers, asked once for each revision of the descriptors.
+  func isStream(as revision: UInt64, _ find: () -> Bool) -> Bool {
+    if knownStream.descriptors != revision { knownStream = (find(), revision) }
+    return knownStream.answer
   }
 
   private func forget() {

@@ -12,6 +12,8 @@ package final class Route {
   private let seriesService: String
   private let seriesEndpoint: String
   private var handles: [WorkerMetrics.Handle?]
+  /// What `isStream` answers, and as of which revisions of the service and of the descriptors.
+  private var knownStream: (answer: Bool?, service: UInt64, descriptors: UInt64) = (nil, .max, .max)
 
   /// `isKnown`: the service exists, so that its names may become labels of metrics.
   init(service: ServiceTable, endpoint: FixedBytes, caller: FixedBytes, isKnown: Bool, metrics: WorkerMetrics) {
@@ -25,12 +27,23 @@ package final class Route {
   }
 
   /// Where its streams go.
-  var target: StreamTarget { .service(service, endpoint: endpoint, routing: routing) }
+  var target: StreamTarget { .service(self) }
 
   static func routing(_ service: FixedBytes, _ endpoint: FixedBytes, _ caller: FixedBytes) -> FixedBytes {
     let lines = ByteBuffer(capacity: 512)
     FrameClient.appendRouting(service: service.span, endpoint: endpoint.span, from: caller.span, into: lines)
     return FixedBytes(lines.bytes)
+  }
+
+  /// Whether the registries, or else a descriptor, know the endpoint for a stream; nil: neither knows it. Servers of the
+  /// framework go by their own table, never by what the caller sends (server/rpc_router.go @ v1.18.0).
+  func isStream(_ translator: MessageTranslator) -> Bool? {
+    if knownStream.service == service.revision, knownStream.descriptors == translator.revision {
+      return knownStream.answer
+    }
+    let answer = service.isStream(endpoint.text) ?? translator.isStream(service.nameBytes.span, endpoint.span)
+    knownStream = (answer, service.revision, translator.revision)
+    return answer
   }
 
   /// The counters of calls that came in that form; made when first asked for.

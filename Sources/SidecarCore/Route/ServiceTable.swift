@@ -11,6 +11,10 @@ package final class NodeState {
   let truthHeader: FixedBytes
   /// Passed over while another node can be had, after a refused dial.
   package internal(set) var avoidUntil = Instant(nanoseconds: 0)
+  /// Takes every payload as it comes, over HTTP: `format(for:)` would only say so.
+  fileprivate(set) var isPlain: Bool
+  /// What it has no codec for, as it said.
+  fileprivate var refusedFormat: PayloadFormat?
 
   init(_ catalogNode: CatalogNode, of service: ServiceName, worker: Worker) {
     node = catalogNode.node
@@ -20,6 +24,7 @@ package final class NodeState {
     // Through the writer: an id may be anything a registry holds.
     HTTP1Writer.field("X-Micro-Node", node.id, to: header)
     truthHeader = FixedBytes(header.bytes)
+    isPlain = !dialect.isGRPC && dialect.preferred == nil
     target = UpstreamTarget(
       address: catalogNode.target, hostHeader: FixedBytes(node.address), isReusable: dialect.reusable,
       transport: dialect.transport, worker: worker)
@@ -41,6 +46,25 @@ package final class NodeState {
       node = new
     }
     version = catalogNode.version.version
+    return true
+  }
+}
+
+extension NodeState {
+  /// The format that a payload ought to have for it. Every gRPC server takes protobuf, and to the framework's own gRPC
+  /// clients bytes are that (client/grpc/codec.go @ v1.18.0).
+  func format(for payload: PayloadFormat) -> PayloadFormat {
+    if dialect.isGRPC { return .protobuf }
+    if let preferred = dialect.preferred { return preferred.codec.format }
+    guard let refusedFormat, !refusedFormat.needsTranslation(to: payload) else { return payload }
+    return payload == .json ? .protobuf : .json
+  }
+
+  /// It has refused that format; false if it is not offered it in vain anyway.
+  func refuses(_ format: PayloadFormat) -> Bool {
+    guard !dialect.isGRPC, dialect.preferred == nil, refusedFormat == nil else { return false }
+    refusedFormat = format
+    isPlain = false
     return true
   }
 }
@@ -69,7 +93,11 @@ package final class ServiceTable {
   package let nameBytes: FixedBytes
   package internal(set) var status = Status.resolving
   /// Only nodes that can be called, by HTTP frames or by gRPC; an index here is a selector's index.
-  package private(set) var nodes: [NodeState] = []
+  package private(set) var nodes: [NodeState] = [] {
+    didSet { isGRPC = !nodes.isEmpty && nodes.allSatisfy { $0.dialect.isGRPC } }
+  }
+  /// All nodes speak gRPC, and there is one.
+  private(set) var isGRPC = false
   /// Nodes left out because they speak another transport or dialect.
   package private(set) var uncallable: [Node] = []
   package private(set) var revision: UInt64 = 0
@@ -129,21 +157,15 @@ package final class ServiceTable {
       description.askedAt = nil
     }
     endpoints.removeAll()
-    hasStreams = false
     for version in entry.versions {
       for endpoint in version.endpoints {
         let isStream = endpoint.metadata["stream"] == "true" || endpoints[endpoint.name] == true
         endpoints[endpoint.name] = isStream
-        if isStream { hasStreams = true }
       }
     }
   }
 
-  /// Some endpoint is a stream.
-  private(set) var hasStreams = false
-
-  /// Whether the registries know the endpoint for a stream; nil when they do not list it. Servers of the framework go by
-  /// their own table, never by what the caller sends (server/rpc_router.go @ v1.18.0).
+  /// Whether the registries know the endpoint for a stream; nil when they do not list it. `Route.isStream` remembers it.
   func isStream(_ endpoint: String) -> Bool? { endpoints[endpoint] }
 
   /// Why no node of it can be picked.

@@ -56,6 +56,11 @@ package struct FrameRequest: Equatable, Sendable {
 
   package var format: PayloadFormat { codec.format }
 
+  /// What the caller reads where its reply is JSON; as `NodeDialect.jsonAudience`.
+  package var jsonAudience: JSONAudience {
+    dialect == .micro && (codec == .json || codec == .grpcFramedJSON) ? .framework : .oldFramework
+  }
+
   /// The payload; valid as long as the body is and the notes do not change.
   package func payload(_ body: UnsafeRawBufferPointer, _ notes: ByteBuffer) -> UnsafeRawBufferPointer {
     payloadIsInNotes ? notes.bytes(payload) : UnsafeRawBufferPointer(rebasing: body[payload])

@@ -58,4 +58,14 @@ package struct NodeDialect: Equatable, Hashable, Sendable {
   /// Whether a connection may serve another call. v0.14.0 delivers every later request of an HTTP connection with the
   /// first one's headers: metadata and timeouts would stick, and leak (trap 1).
   package var reusable: Bool { generation == .micro || transport != .http }
+
+  /// What it reads where it is sent JSON. Only bare JSON, gRPC's too, is protobuf's to its codecs; envelopes hold plain Go
+  /// JSON in every generation (codec/json and codec/jsonrpc @ v5.30.0).
+  package var jsonAudience: JSONAudience {
+    guard generation == .micro else { return .oldFramework }
+    return switch preferred?.codec {
+    case nil, .json, .grpcFramedJSON: .framework
+    default: .oldFramework
+    }
+  }
 }
