@@ -153,7 +153,7 @@ class Errors(GRPCNodes):
         sidecar = self.sidecar_for(self.start_server(GRPCNode(json_codec=False)))
         answer = sidecar.rpc(HELLO, "Say.Hello", {"name": "J"})
         error = self.assert_error(answer, 500, "MICRO_DESCRIPTORS")
-        self.assertIn("Say.Hello of " + HELLO, error["detail"])
+        self.assertIn("no descriptors for %s Say.Hello" % HELLO, error["detail"])
 
     def test_answers_that_are_not_grpc(self):
         def html(node, peer, stream, headers, body):

@@ -90,7 +90,9 @@ final class FrameCallee: StreamCallee, StreamHandler {
 
   /// What the node takes, where that is what the caller sends or can be made of it.
   private func wanted(for caller: PayloadFormat) -> PayloadFormat {
-    let wanted = node?.format(for: caller) ?? caller
+    // An app is sent what it is sent in calls (`FrameAppCall`).
+    guard let node else { return caller == .json ? .json : .protobuf }
+    let wanted = node.format(for: caller)
     guard caller.needsTranslation(to: wanted) else { return wanted }
     do throws(SidecarError) {
       return try call.method() == nil ? caller : wanted

@@ -189,6 +189,9 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
 
   private func explained(_ failure: GRPCFailure) -> SidecarError {
     let error = SidecarError(failure)
+    if isApp, error.kind == .endpointNotFound, (try? call.method()) == nil {
+      return GRPCNaming.withoutPackage(error, endpoint: call.endpoint.text)
+    }
     guard sentFormat == .json, GRPCNaming.mayLackJSON(failure, error) else { return error }
     return GRPCNaming.withoutJSON(error, service: call.serviceName.text, endpoint: call.endpoint.text)
   }

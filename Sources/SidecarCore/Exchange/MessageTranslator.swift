@@ -104,10 +104,10 @@ package final class MessageTranslator {
     }
   }
 
-  /// The refusal of a node that has no codec for what it was sent, and what would help.
+  /// The refusal of a node or an app that has no codec for what it was sent, and what would help.
   static func missing(after refusal: SidecarError, _ service: ServiceName, _ endpoint: String) -> SidecarError {
     var error = refusal
-    error.detail += "; to have messages translated, they must be known: \(missing(service, endpoint).detail)"
+    error.detail = "\(missing(service, endpoint).detail); the answer to what could not be translated: \(refusal.detail)"
     return error
   }
 

@@ -99,10 +99,25 @@ enum GRPCNaming {
   }
 
   static func withoutJSON(_ error: SidecarError, service: String, endpoint: String) -> SidecarError {
+    explained(
+      error,
+      "no descriptors for \(service) \(endpoint): name a set in MICRO_DESCRIPTORS, or switch on server reflection in "
+        + "the server; it was sent JSON, and may take only protobuf")
+  }
+
+  /// Why an app may not have found a method: its package is only guessed.
+  static func withoutPackage(_ error: SidecarError, endpoint: String) -> SidecarError {
+    explained(
+      error,
+      "no descriptor tells in which package \(endpoint) is: name a set in MICRO_DESCRIPTORS, or switch on server "
+        + "reflection in the app")
+  }
+
+  private static func explained(_ error: SidecarError, _ why: String) -> SidecarError {
     var error = error
-    error.detail +=
-      "; the call was sent as JSON because no descriptor of \(endpoint) of \(service) is known, and this node may take "
-      + "only protobuf: name a FileDescriptorSet in MICRO_DESCRIPTORS, or switch on server reflection in the node"
+    error.detail = "\(why): \(error.detail)"
+    // gRPC callers hear what came by gRPC.
+    error.grpc?.message = Array(error.detail.utf8)
     return error
   }
 }

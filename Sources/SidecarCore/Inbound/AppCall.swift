@@ -192,7 +192,8 @@ final class AppCall: UpstreamUser {
     guard isRunning else { return false }
     self.connection = nil
     guard (200..<300).contains(head.status) else {
-      fail(Self.appError(head.status, body, id: errorID))
+      let error = Self.appError(head.status, body, id: errorID)
+      fail(head.status == 415 && method == nil ? explained(error) : error)
       return true
     }
     do throws(SidecarError) { try check(head, body) } catch {
@@ -202,6 +203,15 @@ final class AppCall: UpstreamUser {
     finish()
     deliver(body, head)
     return true
+  }
+
+  /// The app does not take what it was sent.
+  private func explained(_ error: SidecarError) -> SidecarError {
+    // `POST /Say/Hello HTTP/1.1`
+    let words = request?.bytes.prefix(512).split(separator: 0x20, maxSplits: 2) ?? []
+    guard format != .json, words.count == 3 else { return error }
+    let endpoint = String(decoding: words[1].dropFirst(), as: UTF8.self).replacing("/", with: ".")
+    return MessageTranslator.missing(after: error, errorID, endpoint)
   }
 
   /// Gives the reply to the owner in the format of the call.
@@ -226,11 +236,11 @@ final class AppCall: UpstreamUser {
     head.first(.contentType).map { ASCIIText.hasPrefixIgnoringCase($0, "application/json") } ?? false
   }
 
-  /// An app over HTTP speaks JSON: a protobuf call whose types are known is translated for it. False: it failed, and the
+  /// An app over HTTP speaks JSON: a call in protobuf, or in bytes that are one, whose types are known is translated for it. False: it failed, and the
   /// owner hears of it in a later turn.
   private func translateRequest(_ endpoint: UnsafeRawBufferPointer, _ payload: UnsafeRawBufferPointer) -> Bool {
     appFormat = format
-    guard format == .protobuf else { return true }
+    guard format != .json else { return true }
     do throws(SidecarError) {
       guard let found = try worker.translator.method(worker.settings.fromService.span, endpoint) else { return true }
       let out = worker.readers.buffers.take()

@@ -48,7 +48,7 @@ final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
     let path = worker.appPath(endpoint.span, calledAs: nil)
     defer { withExtendedLifetime(path) {} }
     stream.begin(
-      path: path.span, format: translated == nil ? format : .protobuf,
+      path: path.span, format: translated == nil && format == .json ? .json : .protobuf,
       timeout: timeLeft,
       metadata: request.bytes(metadata), fill: { _ in })
     _ = stream.send(translated?.bytes ?? request.bytes(payload))
@@ -91,6 +91,11 @@ final class GRPCAppCall: BufferedDelivery, AppDelivery, GRPCClientUser {
 
   private func explained(_ failure: GRPCFailure) -> SidecarError {
     let error = SidecarError(failure)
+    if error.kind == .endpointNotFound,
+      (try? worker.translator.method(worker.settings.fromService.span, endpoint.span)) == nil
+    {
+      return GRPCNaming.withoutPackage(error, endpoint: endpoint.text)
+    }
     guard format == .json, method == nil, GRPCNaming.mayLackJSON(failure, error) else { return error }
     return GRPCNaming.withoutJSON(error, service: errorID, endpoint: endpoint.text)
   }

@@ -27,7 +27,8 @@ package final class Descriptors: Sendable {
   /// What to tell a caller whose message cannot be translated.
   package static func missing(service: ServiceName, endpoint: String) -> DescriptorError {
     DescriptorError(
-      "no descriptors for \(service) \(endpoint): make a set with "
-        + "protoc --include_imports --descriptor_set_out=FILE.binpb FILE.proto and name it in MICRO_DESCRIPTORS")
+      // What helps comes early: a WebSocket's Close has room for 123 bytes.
+      "no descriptors for \(service) \(endpoint): name a set in MICRO_DESCRIPTORS, made with "
+        + "protoc --include_imports --descriptor_set_out=FILE.binpb FILE.proto")
   }
 }
