@@ -38,7 +38,7 @@ private func names(_ message: DNSMessage) -> [DNSName] {
   for record in message.answers + message.authorities + message.additionals {
     found.append(record.name)
     switch record.data {
-    case .ptr(let name): found.append(name)
+    case .ptr(let name), .cname(let name): found.append(name)
     case .srv(_, _, _, let target): found.append(target)
     case .a, .aaaa, .txt, .other: break
     }

@@ -18,6 +18,9 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
   try table.add(registry: "consul") { environment throws(ConfigurationError) in
     try ConsulRegistry(environment: environment)
   }
+  try table.add(registry: "nats") { environment throws(ConfigurationError) in
+    try NATSRegistry(environment: environment)
+  }
   try table.add(selector: "random") { RandomSelector() }
   try table.add(selector: "roundrobin") { RoundRobinSelector() }
   return table

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import unittest
 
-from sidecar import BINARY, BlackBox, Process, free_port
+from sidecar import BINARY, SOURCE_ROOT, BlackBox
 
 CONFORMANCE = os.path.join(os.path.dirname(BINARY), "registry-conformance")
 
@@ -44,3 +44,21 @@ class RegistryBlackBox(BlackBox):
 
     def addresses(self, sidecar, name):
         return sorted(node["address"] for service in self.listed(sidecar, name) for node in service["nodes"] or [])
+
+
+def recorded(name, direction=">>>", connection=1):
+    """The bytes one side sent in a recording of Tests/Fixtures/registry, as one piece per write."""
+    pieces, wanted, taking = [], "=== TCP connection %d:" % connection, False
+    with open(os.path.join(SOURCE_ROOT, "Tests", "Fixtures", "registry", name + ".txt")) as lines:
+        inside = False
+        for line in lines:
+            if line.startswith("==="):
+                inside = line.startswith(wanted)
+            elif line.startswith("---"):
+                taking = inside and direction in line and line.rstrip().endswith("bytes")
+                if taking:
+                    pieces.append(b"")
+            elif taking and line.startswith("  "):
+                pieces[-1] += bytes.fromhex(line[8:58])
+    assert pieces, "nothing recorded"
+    return pieces

@@ -6,6 +6,7 @@
 //   --patience SECONDS   how long a change may take to be seen (2)
 //   --many COUNT         services in the rule of many (1000)
 //   --without TRAIT      ttl, service-metadata, empty-version, writing: what the registry cannot do; may be repeated
+//   --apart yes          another instance of the registry writes, so that all that is read has gone through the servers
 //   --rule TEXT          only rules whose name contains TEXT
 //
 // One line a rule, as it ends; exits with 1 when one failed, with 64 for a mistake in the arguments.
@@ -26,6 +27,7 @@ struct Plan {
   var argument: String?
   var traits = RegistryTraits()
   var rule = ""
+  var writesApart = false
 
   init?(_ arguments: [String]) {
     guard let name = arguments.first, !name.hasPrefix("-") else { return nil }
@@ -46,6 +48,7 @@ struct Plan {
       case "--without" where value == "service-metadata": traits.keepsServiceMetadata = false
       case "--without" where value == "empty-version": traits.takesEmptyVersion = false
       case "--without" where value == "writing": traits.isWritable = false
+      case "--apart" where value == "yes": writesApart = true
       case "--rule": rule = value
       default: return nil
       }
@@ -92,18 +95,23 @@ guard let plan = Plan(Array(CommandLine.arguments.dropFirst())) else {
 }
 let driver = try UVDriver()
 let registry: any Registry
+let writer: any Registry
 do {
   let environment = PluginEnvironment(driver: driver, log: ErrorLog(), argument: plan.argument)
-  registry = try builtinPlugins().registry(plan.registry)(environment)
+  let factory = try builtinPlugins().registry(plan.registry)
+  registry = try factory(environment)
+  writer = plan.writesApart ? try factory(environment) : registry
 } catch {
   say("\(error)", to: 2)
   exit(64)
 }
-let subject = RegistrySubject(registry, driver: driver, traits: plan.traits)
+var subject = RegistrySubject(registry, driver: driver, traits: plan.traits)
+subject.write = { service, ttl throws(RegistryError) in try await writer.register(service, ttl: ttl) }
+subject.erase = { service throws(RegistryError) in try await writer.deregister(service) }
 let rules = RegistryConformance.allCases.filter {
   $0.applies(to: plan.traits) && (plan.rule.isEmpty || $0.rawValue.contains(plan.rule))
 }
-_ = startTask(on: driver) {
+_ = startTask(on: driver) { [subject] in
   let isSound = await run(rules, subject)
   exit(isSound ? 0 : 1)
 }

@@ -3,7 +3,8 @@
 //
 //   outage (the last content stays) ── inSync ──▶ in sync ── lost ──▶ outage
 //
-// Watches stand only while in sync: an outage ends them with its cause, one begun during an outage waits for its end.
+// Watches stand only while in sync: an outage ends them with its cause, and one begun during an outage waits for its end.
+// The first failure after the start ends those that wait, so that it is told; later ones say nothing new.
 
 import SidecarCore
 
@@ -11,6 +12,8 @@ import SidecarCore
 final class WatchedServices: @unchecked Sendable {
   /// Nodes of all services; further ones are dropped and counted.
   static let nodesMax = 100_000
+  /// How long a watch waits for the end of an outage before it says again what is wrong.
+  static let outageNanoseconds: Int64 = 25_000_000_000
 
   private struct Version {
     var metadata: [String: String]
@@ -28,6 +31,7 @@ final class WatchedServices: @unchecked Sendable {
   private(set) var droppedCount = 0
   /// Why the content may be old; nil while it is in sync.
   private(set) var outage: RegistryError?
+  private var isFresh = true
   private var waiting: [ObjectIdentifier: LoopGate] = [:]
 
   /// Begins in an outage that `cause` describes: nothing is known yet.
@@ -60,22 +64,20 @@ final class WatchedServices: @unchecked Sendable {
   func watch(
     _ scope: WatchScope, onEvent: @escaping @Sendable (RegistryEvent) async -> Void
   ) async throws(RegistryError) {
-    try await whenInSync()
+    try await whenInSync(until: driver.now.advanced(byNanoseconds: Self.outageNanoseconds), isWatch: true)
     try await hub.watch(scope, onEvent: onEvent)
   }
 
   /// Waits for the end of an outage; `.unavailable` with the outage's cause at the deadline.
-  func whenInSync(until deadline: Instant = .distantFuture) async throws(RegistryError) {
-    while let outage {
+  func whenInSync(until deadline: Instant, isWatch: Bool = false) async throws(RegistryError) {
+    while outage != nil {
+      let wasFresh = isFresh
       let gate = LoopGate(driver: driver)
       waiting[ObjectIdentifier(gate)] = gate
       let wake = await gate.wait(until: deadline)
       waiting[ObjectIdentifier(gate)] = nil
-      switch wake {
-      case .opened: break
-      case .timedOut: throw outage
-      case .cancelled: throw .unavailable("cancelled")
-      }
+      if wake == .cancelled { throw .unavailable("cancelled") }
+      if let outage, wake == .timedOut || (isWatch && wasFresh) { throw outage }
     }
   }
 
@@ -85,6 +87,7 @@ final class WatchedServices: @unchecked Sendable {
   func inSync() {
     guard outage != nil else { return }
     outage = nil
+    isFresh = false
     for gate in waiting.values { gate.open() }
   }
 
@@ -93,6 +96,9 @@ final class WatchedServices: @unchecked Sendable {
     let isNew = outage == nil
     outage = cause
     if isNew { hub.fail(cause) }
+    guard isFresh else { return }
+    isFresh = false
+    for gate in waiting.values { gate.open() }
   }
 
   /// Each node replaces the one of its id, in whatever version that was.
