@@ -21,6 +21,11 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
   try table.add(registry: "nats") { environment throws(ConfigurationError) in
     try NATSRegistry(environment: environment)
   }
+  for name in ["etcd", "etcdv3"] {
+    try table.add(registry: name) { environment throws(ConfigurationError) in
+      try EtcdRegistry(environment: environment, named: name)
+    }
+  }
   try table.add(selector: "random") { RandomSelector() }
   try table.add(selector: "roundrobin") { RoundRobinSelector() }
   return table
