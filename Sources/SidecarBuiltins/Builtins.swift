@@ -26,6 +26,11 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
       try EtcdRegistry(environment: environment, named: name)
     }
   }
+  for name in ["proxy", "sidecar"] {
+    try table.add(registry: name) { environment throws(ConfigurationError) in
+      try ProxyRegistry(environment: environment)
+    }
+  }
   try table.add(selector: "random") { RandomSelector() }
   try table.add(selector: "roundrobin") { RoundRobinSelector() }
   return table

@@ -31,7 +31,7 @@ package final class HTTPClient: @unchecked Sendable {
   package var isUnfit: (HTTPReply) -> Bool = { $0.status == 502 || $0.status == 503 }
   package let limits: Limits
   private let tls: TLSSource?
-  private let driver: any Driver
+  let driver: any Driver
   private var idle: [[HTTPClientConnection]]
   private var preferred = 0
   private var callCount = 0
@@ -90,7 +90,8 @@ package final class HTTPClient: @unchecked Sendable {
     try await onAnyServer(deadline, work, isUnfit: isUnfit)
   }
 
-  private func onAnyServer<Answer>(
+  /// Asks the servers in turn until one answers fitly; the last unfit answer when none does.
+  func onAnyServer<Answer>(
     _ deadline: Instant, _ work: (Int, Instant) async throws(ConnectionError) -> Answer, isUnfit: (Answer) -> Bool
   ) async throws(HTTPFailure) -> Answer {
     let first = preferred
@@ -150,7 +151,7 @@ package final class HTTPClient: @unchecked Sendable {
     }
   }
 
-  private func dial(_ index: Int, _ deadline: Instant) async throws(ConnectionError) -> AsyncConnection {
+  func dial(_ index: Int, _ deadline: Instant) async throws(ConnectionError) -> AsyncConnection {
     let limit = endpoints.count > 1 ? driver.now.advanced(byNanoseconds: limits.dialNanoseconds) : deadline
     let endpoint = endpoints[index]
     let connection = try await AsyncConnection.dial(endpoint.target, driver: driver, deadline: min(deadline, limit))

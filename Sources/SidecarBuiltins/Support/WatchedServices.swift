@@ -51,6 +51,11 @@ final class WatchedServices: @unchecked Sendable {
     placed[name]?[id].flatMap { services[name]?[$0]?.nodes[id] }
   }
 
+  /// What the nodes of a version share.
+  func shared(_ name: ServiceName, _ version: String) -> (metadata: [String: String], endpoints: [Endpoint])? {
+    services[name]?[version].map { ($0.metadata, $0.endpoints) }
+  }
+
   /// The versions of a service, sorted; empty when there is none.
   subscript(name: ServiceName) -> [Service] {
     (services[name] ?? [:]).sorted { $0.key < $1.key }.map { version, held in
