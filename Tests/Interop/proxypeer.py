@@ -28,7 +28,8 @@ class OldSidecar:
         self.lock = threading.RLock()
         self.services = {}  # (name, version) → service with nodes by id
         self.expiry = {}  # (name, version, id) → time
-        self.sockets = []
+        self.sockets = []  # handlers of WebSockets
+        self.connections = []
         self.requests = []
         self.broken = set()  # names whose look-up answers garbage
         outer = self
@@ -40,6 +41,11 @@ class OldSidecar:
 
             def log_message(self, *arguments):
                 pass
+
+            def setup(self):
+                super().setup()
+                with outer.lock:
+                    outer.connections.append(self.connection)
 
             def answer(self, status, body=b"", kind="application/json"):
                 self.send_response(status)
@@ -120,14 +126,10 @@ class OldSidecar:
         self.stopped.set()
         self.server.shutdown()
         self.server.server_close()
-        self.break_watches()
-
-    def break_watches(self):
         with self.lock:
-            sockets, self.sockets = self.sockets, []
-        for socket in sockets:
-            with contextlib.suppress(OSError):  # its watcher has gone
-                socket.connection.shutdown(2)
+            for connection in self.connections:
+                with contextlib.suppress(OSError):  # its client has gone
+                    connection.shutdown(2)
 
     def ping(self):
         with self.lock:

@@ -74,7 +74,7 @@ class ProxyRegistry(RegistryBlackBox):
         eventually(lambda: self.registered(peer, "g"), what="the registration written again")
         self.assertLess(time.monotonic() - begun, 2)
         eventually(lambda: self.addresses(caller, "g") == known)
-        self.assertIn("answers again", caller.text())
+        eventually(lambda: "answers again" in caller.text())
 
     def registered(self, peer, name):
         return peer.find(name) if isinstance(peer, OldSidecar) else self.addresses(peer, name)

@@ -44,6 +44,8 @@ public final class ProxyRegistry: DiagnosableRegistry, @unchecked Sendable {
   deinit { task?.cancel() }
 
   public func register(_ service: Service, ttl: Duration?) async throws(RegistryError) {
+    // Nothing to be found; the sidecar of 2018 would keep the name for ever.
+    guard !service.nodes.isEmpty else { return }
     let query = HTTPText.query(ttl.map { [("ttl", GoDuration.format($0))] } ?? [])
     try await write(HTTPRequest(.post, "/registry" + query, json: service.json(addressForm: addressForm)))
   }
