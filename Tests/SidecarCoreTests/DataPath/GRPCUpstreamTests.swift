@@ -23,6 +23,18 @@ private let call = Ask.post("/greeter/say/hello", #"{"name":"J"}"#)
     try rig.finish()
   }
 
+  @Test func aCallThatEndedInOrderIsNotResetToo() throws {
+    let rig = try DataPathWorld()
+    let node = try rig.grpcNode { _ in .reply("{}") }
+    rig.register(greeter, at: [node.address], metadata: DataPathWorld.grpc)
+    // More than servers take of resets, in a time in which they forgive few.
+    for _ in 0..<(HTTP2Limits.resetsBurst * 2) {
+      #expect(try rig.ask(call).status == 200)
+    }
+    #expect(node.acceptedCount == 1 && node.resets.isEmpty)
+    try rig.finish()
+  }
+
   @Test func aFullConnectionGetsAnother() throws {
     let rig = try DataPathWorld()
     let node = try rig.grpcNode { _ in .later(.seconds(1), "{}") }

@@ -329,7 +329,9 @@ extension HTTP2Session {
       control.earn(HTTP2Limits.controlPerMessageFrame)
       // A server that has answered in full and hears no more of the request says so, or the stream would stay
       // (RFC 9113 §8.1).
-      if role == .server, head.flags & Self.endStream != 0, let stream = stream(head.stream_id), !stream.peerEnded {
+      guard head.flags & Self.endStream != 0, let stream = stream(head.stream_id) else { break }
+      stream.isEndSent = true
+      if role == .server, !stream.peerEnded {
         _ = nghttp2_submit_rst_stream(
           raw, UInt8(NGHTTP2_FLAG_NONE.rawValue), head.stream_id, HTTP2ErrorCode.noError.rawValue)
       }

@@ -41,6 +41,8 @@ package final class HTTP2Stream {
   package internal(set) var peerEnded = false
   /// Whether our half is ended, perhaps with bytes that still wait.
   package private(set) var isFinished = false
+  /// The end of our half is in a frame.
+  var isEndSent = false
   /// `reset` has been called here.
   private(set) var isReset = false
   private var hasHead: Bool
@@ -130,6 +132,8 @@ package final class HTTP2Stream {
     handler = nil
     isFinished = true
     giveBack(session)
+    // Both halves have ended: the stream closes by itself, and servers count resets as floods.
+    if peerEnded, isEndSent { return }
     _ = nghttp2_submit_rst_stream(session.raw, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, code.rawValue)
     session.wantFlush()
   }
