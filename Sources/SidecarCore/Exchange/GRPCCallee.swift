@@ -189,6 +189,8 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
 
   private func explained(_ failure: GRPCFailure) -> SidecarError {
     let error = SidecarError(failure)
+    // Whoever speaks gRPC hears exactly what the app said.
+    guard call.path == nil else { return error }
     if isApp, error.kind == .endpointNotFound, (try? call.method()) == nil {
       return GRPCNaming.withoutPackage(error, endpoint: call.endpoint.text)
     }
