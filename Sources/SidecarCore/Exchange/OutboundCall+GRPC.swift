@@ -116,8 +116,6 @@ enum GRPCNaming {
   private static func explained(_ error: SidecarError, _ why: String) -> SidecarError {
     var error = error
     error.detail = "\(why): \(error.detail)"
-    // gRPC callers hear what came by gRPC.
-    error.grpc?.message = Array(error.detail.utf8)
     return error
   }
 }
