@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import tempfile
 import threading
 from concurrent import futures
@@ -86,13 +87,16 @@ class Side:
             return self.leave()
         self.end(None)
 
+    def drop(self):
+        self.connection.reset()
+
     def start(self, handler):
         threading.Thread(target=self.run, args=(handler,), daemon=True).start()
 
 
 def behave(side):
     """What the first message's name says: `two`: answer two messages, then end; `echo`: answer until the caller's end;
-    `wait`: say nothing until the caller has left; `fail`: fail, after as many answers as its number says; anything else:
+    `wait`: say nothing until the caller has left; `drop`: break the connection after one answer; `fail`: fail, after as many answers as its number says; anything else:
     one answer."""
     first = side.receive()
     if first is None:
@@ -107,6 +111,9 @@ def behave(side):
             side.send("before", index + 1)
         raise Failure(409, "bad <%s>" % name)
     side.send("Hello " + name, number)
+    if name == "drop":
+        side.drop()
+        raise Gone()
     if name == "two":
         side.send("Hello " + side.receive()[0], number)
     while name == "echo" and (found := side.receive()) is not None:
@@ -237,6 +244,10 @@ class GRPCSide(Side):
         super().leave()
         self.outbox.put(None)
 
+    def drop(self):
+        """grpcio cannot break a connection; to the caller this is the same."""
+        self.outbox.put(Failure(503, "the server is going away"))
+
     def answers(self, handler):
         self.start(handler)
         while isinstance(answer := self.outbox.get(), bytes):
@@ -252,7 +263,7 @@ class GRPCCallee:
     def __init__(self, handler=behave, package=None, has_json=False):
         self.handler, self.package, self.has_json = handler, package, has_json
         self.sides = []
-        self.server = grpc.server(futures.ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
+        self.server = grpc.server(futures.ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)])
 
     def start(self):
         self.server.add_generic_rpc_handlers((self,))
@@ -393,6 +404,9 @@ class WebSocketSide(Side):
                 self.receive(seconds)
         except (Gone, TimeoutError):
             return self.gone.is_set()
+
+    def drop(self):
+        self.socket.socket.shutdown(socket.SHUT_RDWR)
 
     def end(self, failure):
         if failure:

@@ -44,14 +44,16 @@ class CallerConnection: StreamHandler, ListedConnection {
   /// Nothing has been read yet.
   private var isFresh = true
   /// Takes what is read while `.streaming`, and the rest of a streamed body from its head on.
-  private var running: (any ConnectionStream)?
-  private var feed = ConnectionFeed.raw
+  final private(set) var running: (any ConnectionStream)?
+  final private(set) var feed = ConnectionFeed.raw
   /// A stream that the message being answered asked for, and that has not begun.
   final var starting: (any ConnectionStream)?
-  private var bodyIsOver = true
+  final private(set) var bodyIsOver = true
   /// The stream wants nothing more for now.
   private var holdsBack = false
   private var hasToldEnd = false
+  /// Since the caller has ended its half.
+  private var leaveProbe: LeaveProbe?
   private var lingersSince = Instant(nanoseconds: 0)
   private var lastActivity: Instant
   /// When the message being answered was whole.
@@ -95,6 +97,8 @@ class CallerConnection: StreamHandler, ListedConnection {
   func recordStream(_ outcome: MetricOutcome) { preconditionFailure("a subclass overrides this") }
   /// The connection ends while a message is being answered.
   func cancelAnswer() { preconditionFailure("a subclass overrides this") }
+  /// The caller understands an interim answer to the message being answered.
+  var mayContinue: Bool { false }
   /// The connection is gone.
   func ended() { preconditionFailure("a subclass overrides this") }
 
@@ -513,6 +517,10 @@ class CallerConnection: StreamHandler, ListedConnection {
     case .lingering: stream.close()
     case .closing, .closed: break
     }
+    guard mayProbe else { return }
+    let probe = LeaveProbe(self)
+    leaveProbe = probe
+    probe.goOn()
   }
 
   package final func streamDrained(_ stream: ByteStream) {
@@ -525,6 +533,7 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   package final func streamClosed(_ stream: ByteStream, _ end: StreamEnd) {
     state = .closed
+    leaveProbe?.stop()
     loseStream()
     cancelAnswer()
     reader.finishMessage(worker.readers)

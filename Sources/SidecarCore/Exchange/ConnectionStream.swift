@@ -18,6 +18,8 @@ protocol ConnectionStream: AnyObject {
   func connectionDraining()
   /// About once a second.
   func connectionSweep(_ now: Instant, quietNanoseconds: Int64)
+  /// `.body`: the peer has ended its half, and may be gone. Something that it skips is to be written.
+  func connectionProbe()
   /// The connection is gone, or closing by somebody else's will. Exactly once, last, unless the stream ended it.
   func connectionClosed()
 }
@@ -35,4 +37,5 @@ enum ConnectionFeed {
 extension ConnectionStream {
   func connectionMessage(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {}
   func connectionSweep(_ now: Instant, quietNanoseconds: Int64) {}
+  func connectionProbe() {}
 }

@@ -252,6 +252,18 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
     // Proxies and browsers cut silent connections.
     let isSilent = now.nanoseconds(since: lastWrite) > worker.settings.pingInterval / 2
     guard state == .replying, isSilent, hasDrainedConnection else { return }
+    writeNothing()
+  }
+
+  func connectionProbe() {
+    switch state {
+    case .replying: writeNothing()
+    case .silent: if isChunked { connection.writeContinue() }
+    case .collecting, .over: break
+    }
+  }
+
+  private func writeNothing() {
     // NDJSON readers skip empty lines, and event sources comments.
     let text: StaticString = form == .ndjson ? "\n" : ":\n\n"
     let out = worker.scratch

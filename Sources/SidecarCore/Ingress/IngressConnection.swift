@@ -21,6 +21,8 @@ final class IngressConnection: CallerConnection, CallOwner {
   /// A framework client closes to cancel; a plain HTTP caller may have ended its half only, and still reads.
   override var outlivesCallersEnd: Bool { !form.isFrame }
 
+  override var mayContinue: Bool { !isHTTP10 }
+
   override func answerMalformed(_ error: WireError) {
     form = .path
     route = nil
