@@ -14,7 +14,8 @@ CONFORMANCE = os.path.join(os.path.dirname(BINARY), "registry-conformance")
 
 def program(name, package):
     """The path of a server's program; a skipped test where there is none."""
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    unpacked = os.path.join(SOURCE_ROOT, ".build", name, "usr", "bin")
+    found = shutil.which(name, path=":".join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", unpacked]))
     if not found:
         raise unittest.SkipTest("there is no %s here (Debian package %s)" % (name, package))
     return found
@@ -62,3 +63,25 @@ def recorded(name, direction=">>>", connection=1):
                 pieces[-1] += bytes.fromhex(line[8:58])
     assert pieces, "nothing recorded"
     return pieces
+
+
+def certificates(folder):
+    """An authority, a server's certificate for 127.0.0.1 and localhost, and a client's; paths by what they are."""
+    program("openssl", "openssl")
+    paths = {name: os.path.join(folder, name + ".pem") for name in ("ca", "ca_key", "server", "server_key", "client", "client_key")}
+
+    def openssl(*arguments):
+        done = subprocess.run(["openssl", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout.decode()
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout"]
+    openssl("req", "-x509", *key, paths["ca_key"], "-out", paths["ca"], "-days", "2", "-subj", "/CN=the test's authority")
+    for name, usage in (("server", "serverAuth,clientAuth"), ("client", "clientAuth")):
+        request = os.path.join(folder, name + ".csr")
+        extensions = os.path.join(folder, name + ".ext")
+        with open(extensions, "w") as stream:
+            stream.write("subjectAltName=DNS:localhost,DNS:server.dc1.consul,IP:127.0.0.1\nextendedKeyUsage=%s\n" % usage)
+        openssl("req", "-new", *key, paths[name + "_key"], "-out", request, "-subj", "/CN=" + name)
+        openssl("x509", "-req", "-in", request, "-CA", paths["ca"], "-CAkey", paths["ca_key"], "-CAcreateserial",
+                "-out", paths[name], "-days", "2", "-extfile", extensions)
+    return paths
