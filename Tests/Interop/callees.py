@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import queue
+import select
 import socket
 import tempfile
 import threading
@@ -66,6 +67,7 @@ class Side:
         if item is None:
             self.saw_end = True
             return None
+        item = item() if callable(item) else item
         found = parts("name", self.family, item)
         self.raw.append(item)
         self.received.append(found)
@@ -88,7 +90,8 @@ class Side:
         self.end(None)
 
     def drop(self):
-        self.connection.reset()
+        """Not by closing: another thread reads."""
+        self.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def start(self, handler):
         threading.Thread(target=self.run, args=(handler,), daemon=True).start()
@@ -181,11 +184,19 @@ class FrameNode(Node):
             # v0.14 and its kind have no other end than that of the connection.
             if side and self.generation == "v0.14" and side.endpoint == STREAM:
                 side.take(None)
-            elif side:
+                self.await_reset(connection.sock)
+            if side:
                 side.leave()
         except OSError:
             if side:
                 side.leave()
+
+    def await_reset(self, sock):
+        """All that can still be heard from a caller that has ended its half."""
+        poll = select.poll()
+        poll.register(sock, 0)
+        while not self.stopping and sock.fileno() >= 0 and not poll.poll(50):
+            pass
 
     def begin(self, connection, codec, request):
         named = header(request, "Endpoint") if codec.name == "mercury" else header(request, "Micro-Endpoint")
@@ -210,7 +221,8 @@ class FrameNode(Node):
         elif header(request, "Micro-Error") == "EOS":
             side.take(None)
         else:
-            side.take(codec.read_request(request.body, None)[1])
+            # Read when the handler asks for it, as servers do: it may be the question whether the stream is over.
+            side.take(lambda: codec.read_request(request.body, None)[1])
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------------------
