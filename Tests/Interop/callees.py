@@ -82,12 +82,13 @@ class Side:
     def run(self, handler):
         """Until the handler is done, and how that is told."""
         try:
-            handler(self)
-        except Failure as failure:
-            return self.end(failure)
+            try:
+                handler(self)
+            except Failure as failure:
+                return self.end(failure)
+            self.end(None)
         except (Gone, OSError, ConnectionClosed):
-            return self.leave()
-        self.end(None)
+            self.leave()
 
     def drop(self):
         """Not by closing: another thread reads."""

@@ -201,6 +201,63 @@ class Streams(Calls):
         ])
 
 
+class Refusals(BlackBox):
+    """Nodes that do not say what they take, and refuse what they do not."""
+
+    def begin(self, codecs, **options):
+        node = self.start_server(FrameNode(codecs))
+        registration = node.registration(NAME)
+        registration["metadata"].pop("content-type", None)
+        return node, self.start(services=[service(NAME, registration, endpoints=ENDPOINTS)], **options)
+
+    def test_a_refused_call_is_translated_and_sent_again_and_the_next_one_at_once(self):
+        for codecs, request in ((CODECS[2:4], {"name": "a", "big_number": 7}), (CODECS[:1], b"\n\1a\x10\7")):
+            with self.subTest(codecs[0].name):
+                node, sidecar = self.begin(codecs, environment=with_descriptors(self))
+                is_json = isinstance(request, dict)
+                for _ in range(3):
+                    answer = sidecar.post(
+                        "/hello/say/hello", request,
+                        {"Content-Type": "application/json" if is_json else "application/protobuf"})
+                    self.assertEqual(answer.status, 200, answer)
+                self.assertEqual(len(node.refused), 1, node.refused)
+                self.assertEqual([side.received for side in node.sides], [[("a", 7)]] * 3)
+                # What a call has taught holds for streams.
+                caller = next(c for c in callers.STREAMS if c.name == "WebSocket, " + ("text" if is_json else "binary"))
+                call = caller.open(sidecar.port, NAME, "Say.Chat", None)
+                call.send("one", 7)
+                self.assertEqual(call.receive(), ("Hello one", 7))
+                call.close()
+                self.assertEqual(len(node.refused), 1, node.refused)
+
+    def test_without_descriptors_the_refusal_says_what_is_missing(self):
+        node, sidecar = self.begin(CODECS[2:4])
+        for _ in range(2):
+            answer = sidecar.post("/hello/say/hello", {"name": "a"})
+            self.assert_error(answer, 501, "no descriptors for %s Say.Hello: name a set in MICRO_DESCRIPTORS" % NAME)
+        self.assertEqual((node.sides, node.refused), ([], ["application/json"] * 2))
+
+
+class BinaryReplies(BlackBox):
+    def test_an_app_may_answer_over_its_websocket_in_protobuf(self):
+        def answer(side):
+            name, number = side.receive()
+            side.family = "protobuf"
+            side.send("Hello " + name, number)
+
+        app = self.start_server(WebSocketApp(answer))
+        sidecar = self.start(
+            name=NAME, app=app.port, environment={"MICRO_APP_STREAMS": "Say.Chat", **with_descriptors(self)})
+        for caller in callers.from_framework(True):
+            with self.subTest(caller.name):
+                call = caller.open(sidecar.server_port, NAME, "Say.Chat", None)
+                call.send("a", 7)
+                self.assertEqual(call.receive(), ("Hello a", 7))
+                with self.assertRaises(Ended):
+                    call.receive()
+                call.close()
+
+
 class PackedBodies(BlackBox):
     """MessagePack and BSON bodies of the local API."""
 

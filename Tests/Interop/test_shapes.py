@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import tempfile
 import threading
@@ -175,6 +176,18 @@ class Callers(BlackBox):
             self.assertEqual(reply.headers, [])
         self.assertEqual(json.loads(reply.body), {"msg": "Hello World"})
         self.assertTrue(connection.is_closed_by_peer())
+        connection.close()
+
+    def test_one_that_knows_no_interim_answers_gets_none(self):
+        sidecar = self.start(services=[service(HELLO, self.node.registration())])
+        self.release.clear()
+        connection = Connection.to(sidecar.port)
+        connection.send(encode("POST /hello/say/hello HTTP/1.0", [("Host", "x"), ("Content-Length", 2)], b"{}"))
+        connection.sock.shutdown(socket.SHUT_WR)
+        eventually(lambda: self.node.calls)
+        self.assertFalse(select.select([connection.sock], [], [], 0.2)[0], "something was written")
+        self.release.set()
+        self.assertEqual(json.loads(connection.read().body), {"msg": "Hello World"})
         connection.close()
 
     def test_head_is_answered_without_a_body(self):

@@ -22,8 +22,9 @@ final class FrameCallee: StreamCallee, StreamHandler {
   }
 
   /// Silence after our end until the node is first asked whether the stream has ended, in nanoseconds; it doubles with
-  /// each question.
-  private static let probeDelay: Int64 = 100_000_000
+  /// each question, so that one which works on for an hour is asked no oftener than every ten seconds. Not sooner: a
+  /// question that comes while the handler runs is never answered.
+  private static let probeDelay: Int64 = 5_000_000
   private static let probeDelayMax: Int64 = 10_000_000_000
   /// Questions put to one node; servers keep at most 128 messages for a handler that does not read.
   private static let probesMax = 100
