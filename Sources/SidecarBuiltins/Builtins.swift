@@ -9,6 +9,9 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
     try MDNSRegistry(environment: environment)
   }
   try table.add(registry: "memory") { MemoryRegistry(environment: $0) }
+  try table.add(registry: "kubernetes") { environment throws(ConfigurationError) in
+    try KubernetesRegistry(environment: environment)
+  }
   try table.add(registry: "file") { environment throws(ConfigurationError) in
     try FileRegistry(environment: environment)
   }
