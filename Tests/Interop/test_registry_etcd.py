@@ -1,0 +1,216 @@
+"""The registries `etcd`, `etcdv3` and `etcdv2` against a real etcd: the rules, recorded entries, outages, compaction, TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+
+from gomicro import Node, greeter
+from registrypeers import RegistryBlackBox, certificates, program
+from sidecar import SOURCE_ROOT, Process, ask, command, eventually, free_ports
+
+CORE, PLUGIN = "/micro/registry/", "/micro-registry/"
+
+
+class Etcd(Process):
+    """One member with a data folder of its own; `port` keeps the address over a restart, `folder` the data too."""
+
+    def __init__(self, ports=None, folder=None, tls=None, settings=()):
+        self.ports = ports or free_ports(2)
+        self.port = self.ports[0]
+        self.folder = folder or tempfile.TemporaryDirectory(prefix="micro-sidecar-etcd-")
+        self.scheme = "https" if tls else "http"
+        client, peer = "%s://127.0.0.1:%d" % (self.scheme, self.port), "http://127.0.0.1:%d" % self.ports[1]
+        secured = []
+        if tls:
+            secured = ["--cert-file", tls["server"], "--key-file", tls["server_key"], "--trusted-ca-file", tls["ca"], "--client-cert-auth"]
+        self.tls = tls
+        super().__init__(
+            "etcd",
+            [program("etcd", "etcd-server"), "--data-dir", os.path.join(self.folder.name, "data"), "--log-level", "error",
+             "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
+             "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer, "--enable-v2",
+             "--unsafe-no-fsync", *secured, *settings])
+
+    def ctl(self, *arguments, user=None):
+        secured = ["--cacert", self.tls["ca"], "--cert", self.tls["client"], "--key", self.tls["client_key"]] if self.tls else []
+        done = subprocess.run(
+            [program("etcdctl", "etcd-client"), "--endpoints", "%s://127.0.0.1:%d" % (self.scheme, self.port), *secured,
+             *(["--user", user] if user else []), *arguments],
+            env={**os.environ, "ETCDCTL_API": "3"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=10)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def wait_until_ready(self):
+        eventually(lambda: self.ctl("endpoint", "health") or True, 10, "etcd's health")
+        return self
+
+    def keys(self, prefix="/micro", **options):
+        return self.ctl("get", "--prefix", "--keys-only", prefix, **options).split()
+
+
+def entry(name, port, node="1", version="1"):
+    return json.dumps({"name": name, "version": version, "metadata": None, "endpoints": None,
+                       "nodes": [{"id": "%s-%s" % (name, node), "address": "127.0.0.1:%d" % port, "metadata": {"protocol": "mucp"}}]})
+
+
+def recorded_entries(name):
+    """Keys and values as `etcdctl get` printed them."""
+    with open(os.path.join(SOURCE_ROOT, "Tests", "Fixtures", "registry", name + ".txt")) as stream:
+        lines = [line.rstrip("\n") for line in stream]
+    found = {key: value for key, value in zip(lines, lines[1:]) if key.startswith("/micro") and value.startswith("{")}
+    assert found
+    return found
+
+
+class EtcdBlackBox(RegistryBlackBox):
+    def serve(self, **options):
+        return self.start_process(Etcd(**options)).wait_until_ready()
+
+    def beside_app(self, registry, name, **environment):
+        app = self.start_server(Node(greeter))
+        return self.start(registry=registry, name=name, app=app.port, environment=environment)
+
+
+class EtcdRegistry(EtcdBlackBox):
+    def test_the_rules_hold(self):
+        server = self.serve()
+        self.assert_rules_hold("etcd:127.0.0.1:%d" % server.port, "--many", "100", "--patience", "5")
+
+    def test_recorded_entries_of_all_generations_are_found(self):
+        server = self.serve()
+        sidecar = self.start(registry="etcd:127.0.0.1:%d" % server.port)
+        for recording, name in (("v014-registry-etcdv3-keys", "hello-retcdv3"), ("v118-etcd-keys", "hello-e-v118"), ("v2-etcd-keys", "hello-e-v2")):
+            entries = recorded_entries(recording)
+            for key, value in entries.items():
+                server.ctl("put", key, value)
+            eventually(lambda name=name: self.listed(sidecar, name), what="the node of " + recording)
+            (service,) = self.listed(sidecar, name)
+            self.assertIn("Hello.Ping", [endpoint["name"] for endpoint in service["endpoints"]])
+            for key in entries:
+                server.ctl("del", key)
+            eventually(lambda name=name: not self.listed(sidecar, name), what="the departure from " + recording)
+
+    def test_what_is_written_stands_under_the_prefix_of_its_name(self):
+        server = self.serve()
+        for registry, prefixes in (("etcd:%s", [CORE]), ("etcdv3:%s", [PLUGIN]), ("etcd:%s?write=both", [PLUGIN, CORE])):
+            sidecar = self.beside_app(registry % ("127.0.0.1:%d" % server.port), "greeter")
+            keys = eventually(lambda: len(server.keys()) == len(prefixes) and server.keys())
+            self.assertEqual([key[: key.index("greeter")] for key in keys], prefixes)
+            value = json.loads(server.ctl("get", "--print-value-only", keys[0]))
+            self.assertEqual((value["name"], len(value["nodes"])), ("greeter", 1))
+            self.assertEqual(value["nodes"][0]["address"], "127.0.0.1:%d" % sidecar.server_port)
+            sidecar.stop()
+            self.assertEqual(server.keys(), [])
+            self.assertEqual(server.ctl("lease", "list").split()[1], "0", "a lease was left behind")
+
+    def test_a_change_is_seen_at_once(self):
+        server = self.serve()
+        sidecar = self.start(registry="etcd:127.0.0.1:%d" % server.port)
+        took = []
+        for round in range(10):
+            name = "quick-%d" % round
+            server.ctl("put", CORE + name + "/" + name + "-1", entry(name, 4000))
+            begun = time.monotonic()
+            while name not in [found["name"] for found in sidecar.get("/registry").json()]:
+                self.assertLess(time.monotonic() - begun, 5)
+            took.append((time.monotonic() - begun) * 1000)
+        print("        change to sidecar: %.1f ms median, %.1f ms worst" % (sorted(took)[5], max(took)))
+        self.assertLess(sorted(took)[5], 100)
+
+    def test_an_outage_that_loses_all_data(self):
+        server = self.serve()
+        node = self.start_server(Node(greeter))
+        server.ctl("put", CORE + "far/far-1", entry("far", node.port))
+        sidecar = self.beside_app("etcd:127.0.0.1:%d" % server.port, "near")
+        eventually(lambda: server.keys(CORE + "near") and self.listed(sidecar, "far"))
+        server.kill()
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            self.assertEqual(sidecar.rpc("far", "Say.Hello", {"name": "a"}).json(), {"msg": "Hello a"})
+        back = self.start_process(Etcd(ports=server.ports)).wait_until_ready()
+        begun = time.monotonic()
+        eventually(lambda: back.keys(CORE + "near"), 5, "the registration after the outage")
+        took = time.monotonic() - begun
+        print("        registered again %.2f s after etcd's return" % took)
+        self.assertLess(took, 3)
+        eventually(lambda: not self.listed(sidecar, "far"), 5, "what was lost to be forgotten")
+
+    def test_an_outage_with_a_compaction(self):
+        server = self.serve()
+        server.ctl("put", CORE + "x/x-1", entry("x", 1000))
+        sidecar = self.start(registry="etcd:127.0.0.1:%d" % server.port)
+        eventually(lambda: self.addresses(sidecar, "x") == ["127.0.0.1:1000"])
+        # Stopped, it hears nothing of what is changed and compacted away meanwhile.
+        sidecar.process.send_signal(signal.SIGSTOP)
+        for port in range(1001, 1040):
+            server.ctl("put", CORE + "x/x-1", entry("x", port))
+        server.kill()
+        back = self.start_process(Etcd(ports=server.ports, folder=server.folder)).wait_until_ready()
+        revision = json.loads(back.ctl("get", "x", "-w", "json"))["header"]["revision"]
+        back.ctl("compact", str(revision))
+        sidecar.process.send_signal(signal.SIGCONT)
+        eventually(lambda: self.addresses(sidecar, "x") == ["127.0.0.1:1039"], 8, "the last change")
+
+    def test_a_killed_sidecar_is_gone_after_its_ttl(self):
+        server = self.serve()
+        sidecar = self.beside_app("etcd:127.0.0.1:%d" % server.port, "brief", MICRO_REGISTER_TTL="2", MICRO_REGISTER_INTERVAL="1")
+        other = self.start(registry="etcd:127.0.0.1:%d" % server.port)
+        eventually(lambda: self.listed(other, "brief"))
+        sidecar.kill()
+        eventually(lambda: not self.listed(other, "brief"), 8, "the end of the entry")
+
+    def test_users_and_permissions(self):
+        server = self.serve()
+        for arguments in (["user", "add", "root:r"], ["user", "grant-role", "root", "root"], ["role", "add", "micro"],
+                          ["role", "grant-permission", "--prefix=true", "micro", "readwrite", "/micro"],
+                          ["user", "add", "app:a%b"], ["user", "grant-role", "app", "micro"], ["user", "add", "nobody:n"],
+                          ["auth", "enable"]):
+            try:
+                server.ctl(*arguments)
+            except AssertionError as error:
+                self.assertIn("already exists", str(error))
+        place = "127.0.0.1:%d" % server.port
+        sidecar = self.beside_app("etcd:" + place, "guarded", ETCD_USERNAME="app", ETCD_PASSWORD="a%b")
+        eventually(lambda: server.keys(CORE, user="root:r"), what="the registration")
+        eventually(lambda: self.listed(sidecar, "guarded"), what="the watch")
+        for registry, cause in (("etcd:" + place, "ETCD_USERNAME"), ("etcd:%s?user=app&password=wrong" % place, "correct user and password"),
+                                ("etcd:%s?user=nobody&password=n" % place, "grant the user's role")):
+            _, output, _ = command("doctor", environment={"MICRO_REGISTRY": registry})
+            self.assertIn(cause, output)
+
+    def test_tls_with_a_client_certificate(self):
+        folder = tempfile.TemporaryDirectory(prefix="micro-sidecar-tls-")
+        self.addCleanup(folder.cleanup)
+        paths = certificates(folder.name)
+        server = self.serve(tls=paths)
+        place = "etcd:127.0.0.1:%d?ca_file=%s" % (server.port, paths["ca"])
+        sidecar = self.beside_app("%s&cert_file=%s&key_file=%s" % (place, paths["client"], paths["client_key"]), "secured")
+        eventually(lambda: server.keys(CORE), what="the registration over TLS")
+        eventually(lambda: self.listed(sidecar, "secured"), what="the watch over TLS")
+        _, output, _ = command("doctor", environment={"MICRO_REGISTRY": place})
+        self.assertIn("cert_file", output)
+
+    def test_the_second_member_is_asked_when_the_first_is_gone(self):
+        server = self.serve()
+        server.ctl("put", CORE + "x/x-1", entry("x", 99))
+        gone = free_ports(1)[0]
+        sidecar = self.start(registry="etcd:127.0.0.1:%d+127.0.0.1:%d" % (gone, server.port))
+        self.assertTrue(eventually(lambda: self.listed(sidecar, "x")))
+
+    def test_garbage_harms_nothing(self):
+        server = self.serve()
+        sidecar = self.start(registry="etcd:127.0.0.1:%d" % server.port)
+        garbage = ["", "{", "[]", "null", '{"name":"g","nodes":[{"id":1}]}', '{"name":"g","nodes":[{"id":"g","address":"1.2.3.4:99999"}]}',
+                   '{"name":"a/b","nodes":[{"id":"g","address":"1.2.3.4:80"}]}', "[" * 10_000]
+        for index, value in enumerate(garbage):
+            server.ctl("put", "%sg/g-%d" % (CORE, index), value)
+        server.ctl("put", CORE, "no node")
+        server.ctl("put", CORE + "a/b/c", entry("deep", 80))
+        server.ctl("put", CORE + "sound/sound-1", entry("sound", 81))
+        eventually(lambda: self.listed(sidecar, "sound"))
+        self.assertEqual(self.listed(sidecar, "g"), [])
