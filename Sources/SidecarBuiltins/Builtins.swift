@@ -29,6 +29,9 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
       try EtcdRegistry(environment: environment, named: name)
     }
   }
+  try table.add(registry: "etcdv2") { environment throws(ConfigurationError) in
+    try EtcdV2Registry(environment: environment)
+  }
   for name in ["proxy", "sidecar"] {
     try table.add(registry: name) { environment throws(ConfigurationError) in
       try ProxyRegistry(environment: environment)

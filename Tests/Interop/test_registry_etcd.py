@@ -79,7 +79,7 @@ class EtcdBlackBox(RegistryBlackBox):
 class EtcdRegistry(EtcdBlackBox):
     def test_the_rules_hold(self):
         server = self.serve()
-        self.assert_rules_hold("etcd:127.0.0.1:%d" % server.port, "--many", "100", "--patience", "5")
+        self.assert_rules_hold("etcd:127.0.0.1:%d" % server.port, "--many", "50", "--patience", "5")
 
     def test_recorded_entries_of_all_generations_are_found(self):
         server = self.serve()
@@ -214,3 +214,29 @@ class EtcdRegistry(EtcdBlackBox):
         server.ctl("put", CORE + "sound/sound-1", entry("sound", 81))
         eventually(lambda: self.listed(sidecar, "sound"))
         self.assertEqual(self.listed(sidecar, "g"), [])
+
+
+class EtcdV2Registry(EtcdBlackBox):
+    def test_the_rules_hold(self):
+        server = self.serve()
+        self.assert_rules_hold("etcdv2:127.0.0.1:%d" % server.port, "--many", "50", "--patience", "5")
+
+    def test_an_entry_comes_and_goes_with_its_app_and_survives_an_outage(self):
+        server = self.serve()
+        registry = "etcdv2:127.0.0.1:%d" % server.port
+        sidecar, other = self.beside_app(registry, "near"), self.start(registry=registry)
+        path = "/v2/keys" + PLUGIN + "near"
+        eventually(lambda: ask(server.port, "GET", path).status == 200 and self.listed(other, "near"))
+        value = json.loads(ask(server.port, "GET", path).json()["node"]["nodes"][0]["value"])
+        self.assertEqual((value["name"], value["nodes"][0]["address"]), ("near", "127.0.0.1:%d" % sidecar.server_port))
+        server.kill()
+        back = self.start_process(Etcd(ports=server.ports)).wait_until_ready()
+        eventually(lambda: ask(back.port, "GET", path).status == 200, 5, "the registration after the outage")
+        sidecar.stop()
+        eventually(lambda: not self.listed(other, "near"), what="the departure")
+        self.assertEqual(ask(back.port, "GET", path).status, 404)
+
+    def test_a_server_without_the_api_is_named_as_the_cause(self):
+        server = self.serve(settings=["--enable-v2=false"])
+        _, output, _ = command("doctor", environment={"MICRO_REGISTRY": "etcdv2:127.0.0.1:%d" % server.port})
+        self.assertIn("--enable-v2", output)

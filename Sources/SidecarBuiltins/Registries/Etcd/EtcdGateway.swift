@@ -106,9 +106,9 @@ final class EtcdGateway: @unchecked Sendable {
 
   // MARK: Watching
 
-  /// A stream of what happens under `prefixes` from `revision` on.
-  func watch(_ prefixes: [String], from revision: Int64) async throws(RegistryError) -> HTTPReplyStream {
-    let requests = prefixes.map { prefix in
+  /// A stream of what happens under `prefixes`, each from its revision on.
+  func watch(_ prefixes: [String], from revisions: [Int64]) async throws(RegistryError) -> HTTPReplyStream {
+    let requests = zip(prefixes, revisions).map { prefix, revision in
       let create: JSONValue = [
         "key": Self.bytes(Array(prefix.utf8)), "range_end": Self.end(of: prefix),
         "start_revision": .string("\(revision)"), "prev_kv": false,

@@ -132,8 +132,11 @@ public final class EtcdRegistry: Registry, @unchecked Sendable {
   }
 }
 
-/// One watch: a reading of all keys at one revision, then every change after it. A revision that was compacted away
-/// meanwhile means that changes were missed: the reading is done again.
+/// One watch: a reading of all keys at one revision, then every change after it.
+///
+///   reading ──▶ following ── stream breaks ──▶ following, from the last revision, at whichever member answers
+///      ▲            └── that revision is compacted away, or of another cluster ──┐      └── none: the watch ends
+///      └────────────────────────────────────────────────────────────────────────┘
 private final class EtcdWatch: @unchecked Sendable {
   /// Nanoseconds of silence after which the member is asked whether it is still there.
   private static let silenceNanoseconds: Int64 = 20_000_000_000
@@ -145,7 +148,12 @@ private final class EtcdWatch: @unchecked Sendable {
   private let scope: WatchScope
   private let onEvent: @Sendable (RegistryEvent) async -> Void
   private var picture = EtcdPicture()
-  private var revision: Int64 = 0
+  /// What happened under each prefix up to here is in the picture. One for each: the order in which two prefixes are
+  /// told of says nothing.
+  private var revisions: [Int64] = []
+  private var cluster: String?
+  /// The present stream has said something: it is worth another when it breaks.
+  private var isFollowing = false
 
   init(_ registry: EtcdRegistry, _ scope: WatchScope, _ onEvent: @escaping @Sendable (RegistryEvent) async -> Void) {
     self.registry = registry
@@ -158,21 +166,24 @@ private final class EtcdWatch: @unchecked Sendable {
   }
 
   func run() async throws(RegistryError) {
+    try await read()
     while true {
-      try await read()
-      try await follow()
+      do throws(RegistryError) {
+        try await follow()
+        try await read()
+      } catch {
+        guard isFollowing, !Task.isCancelled, case .unavailable = error else { throw error }
+        isFollowing = false
+      }
     }
   }
 
   private func read() async throws(RegistryError) {
     picture.removeAll()
-    var oldest = Int64.max
+    revisions = []
     for prefix in prefixes {
-      let at = try await registry.gateway.range(prefix) { pair in _ = fold(pair.key, registry.service(pair)) }
-      oldest = min(oldest, at)
+      revisions.append(try await registry.gateway.range(prefix) { pair in _ = fold(pair.key, registry.service(pair)) })
     }
-    // What happened between the two readings is read and then told again, which changes nothing.
-    revision = oldest
     await onEvent(.snapshot(picture.all))
   }
 
@@ -183,7 +194,7 @@ private final class EtcdWatch: @unchecked Sendable {
 
   /// Returns when the revision to go on from is gone.
   private func follow() async throws(RegistryError) {
-    let stream = try await registry.gateway.watch(prefixes, from: revision + 1)
+    let stream = try await registry.gateway.watch(prefixes, from: revisions.map { $0 + 1 })
     defer { stream.close() }
     var buffer: [UInt8] = []
     while true {
@@ -222,6 +233,15 @@ private final class EtcdWatch: @unchecked Sendable {
       throw .unavailable("\(registry.name) at \(stream.endpoint) ended the watch: \(message)")
     }
     guard let result = json["result"] else { return true }
+    let header = result["header"]
+    let reached = EtcdGateway.number(header?["revision"]) ?? 0
+    if result["created"]?.boolValue == true {
+      // A cluster that lost its data counts from the beginning, and would be silent until it has caught up.
+      let id = header?["cluster_id"]?.stringValue
+      defer { cluster = id }
+      if reached < revisions.max() ?? 0 || (cluster != nil && cluster != id) { return false }
+      isFollowing = true
+    }
     if result["canceled"]?.boolValue == true {
       if (EtcdGateway.number(result["compact_revision"]) ?? 0) > 0 { return false }
       let reason = result["cancel_reason"]?.stringValue ?? "without a reason"
@@ -234,6 +254,9 @@ private final class EtcdWatch: @unchecked Sendable {
       guard let pair = EtcdGateway.Pair(event["kv"]) else { continue }
       let isDelete = event["type"]?.stringValue == "DELETE"
       for change in fold(pair.key, isDelete ? nil : registry.service(pair)) { await onEvent(change) }
+      if let index = prefixes.firstIndex(where: pair.key.hasPrefix) {
+        revisions[index] = max(revisions[index], EtcdGateway.number(event["kv"]?["mod_revision"]) ?? 0)
+      }
     }
     return true
   }
