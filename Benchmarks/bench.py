@@ -22,10 +22,12 @@ import sys
 import tempfile
 
 from contenders import Envoy, HAProxy, Nginx, Node, Sidecar
+from translation import translation
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DOCUMENT = os.path.join(os.path.dirname(HERE), "docs", "benchmarks.md")
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
+TRANSLATION_MARKS = ("<!-- translation: begin -->", "<!-- translation: end -->")
 CPU_MAX = {"HAProxy": 1.0, "Envoy": 0.5}  # what the sidecar may cost, as a share of each
 IDLE_KILOBYTES_MAX = 3.0
 RESIDENT_MEGABYTES_MAX = 12.0
@@ -165,13 +167,13 @@ def machine():
     return "%s, %d cores, Linux %s" % (model or platform.machine(), os.cpu_count(), platform.release().split("-")[0])
 
 
-def write_document(text):
+def write_document(text, marks):
     with open(DOCUMENT) as stream:
         document = stream.read()
-    before, rest = document.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
+    before, rest = document.split(marks[0])
+    after = rest.split(marks[1])[1]
     with open(DOCUMENT, "w") as stream:
-        stream.write("%s%s\n%s\n%s%s" % (before, MARKS[0], text, MARKS[1], after))
+        stream.write("%s%s\n%s\n%s%s" % (before, marks[0], text, marks[1], after))
 
 
 def parse_arguments():
@@ -184,6 +186,7 @@ def parse_arguments():
     parser.add_argument("--idle", type=int, default=5000, help="idle connections to measure memory with; 0: none")
     parser.add_argument("--only", default="", help="contenders, by name and comma")
     parser.add_argument("--instructions", action="store_true", help="only count the sidecar's instructions per request")
+    parser.add_argument("--translation", action="store_true", help="gRPC and JSON ⇄ protobuf instead of plain calls")
     parser.add_argument("--write", action="store_true", help="update docs/benchmarks.md")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound of ours does not hold")
     return parser.parse_args()
@@ -201,6 +204,16 @@ def main():
     programs = os.path.join(HERE, ".build", "release")
     load_program = os.path.join(programs, "bench-load")
 
+    if arguments.translation:
+        with tempfile.TemporaryDirectory() as folder:
+            envoy = Envoy.find(arguments.venv)
+            if not envoy:
+                print("Envoy is not installed, so nothing is compared with it", file=sys.stderr)
+            text, judged = translation(arguments, programs, envoy, folder, measured, others)
+        text = "%s; %d rounds of %s calls, 32 at once.\n\n%s" % (
+            machine(), arguments.rounds, "{:,}".format(arguments.requests), text
+        )
+        return conclude(text, judged, TRANSLATION_MARKS, arguments)
     if arguments.instructions:
         with tempfile.TemporaryDirectory() as folder:
             node_program = os.path.join(programs, "bench-node")
@@ -250,12 +263,15 @@ def main():
             table(contenders, results, arguments),
             settings,
         )
+    return conclude(text, verdicts(results, arguments.idle), MARKS, arguments)
+
+
+def conclude(text, judged, marks, arguments):
     print(text)
-    judged = verdicts(results, arguments.idle)
     for sentence, held in judged:
         print("%s %s" % ("holds:" if held else "BROKEN:", sentence))
     if arguments.write:
-        write_document(text)
+        write_document(text, marks)
     return 1 if arguments.check and not all(held for _, held in judged) else 0
 
 

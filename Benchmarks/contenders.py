@@ -74,6 +74,13 @@ class Contender:
                 raise SystemExit("%s did not start:\n%s" % (self.name, self.log_text()))
             time.sleep(0.02)  # between two polls
 
+    def is_listening(self):
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            return True
+        except OSError:
+            return False
+
     def is_ready(self):
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
@@ -101,7 +108,7 @@ class Contender:
 
     def write(self, name, text):
         path = os.path.join(self.folder, name)
-        with open(path, "w") as stream:
+        with open(path, "w" if isinstance(text, str) else "wb") as stream:
             stream.write(text)
         return path
 
@@ -167,6 +174,15 @@ class Sidecar(Contender):
 
     def command(self):
         return [self.binary]
+
+    def framework_port(self):
+        """The port of the framework's side, which its first log line tells."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not (found := re.search(r"framework_side=\S*:(\d+)", self.log_text())):
+            if time.monotonic() > deadline:
+                raise SystemExit("%s serves no framework side:\n%s" % (self.name, self.log_text()))
+            time.sleep(0.02)  # between two polls
+        return int(found.group(1))
 
 
 class HAProxy(Contender):
@@ -259,44 +275,34 @@ class Envoy(Contender):
         shown = subprocess.run([self.program, "--version"], stdout=subprocess.PIPE, universal_newlines=True).stdout
         return re.search(r"/(\d+\.\d+\.\d+)", shown).group(1)
 
+    def filters(self):
+        router = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
+        return [{"name": "envoy.filters.http.router", "typed_config": router}]
+
+    def cluster(self):
+        endpoint = {"endpoint": {"address": self.at(self.node_port)}}
+        return {
+            "name": "node",
+            "type": "STATIC",
+            "connect_timeout": "1s",
+            "circuit_breakers": {"thresholds": [{"max_connections": 20000, "max_pending_requests": 20000}]},
+            "load_assignment": {"cluster_name": "node", "endpoints": [{"lb_endpoints": [endpoint]}]},
+        }
+
+    @staticmethod
+    def at(port):
+        return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
     def command(self):
-        at = lambda port: {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+        routes = [{"match": {"prefix": "/"}, "route": {"cluster": "node"}}]
         manager = {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "in",
-            "route_config": {
-                "virtual_hosts": [
-                    {
-                        "name": "all",
-                        "domains": ["*"],
-                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "node"}}],
-                    }
-                ]
-            },
-            "http_filters": [
-                {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-                }
-            ],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+            "http_filters": self.filters(),
         }
         chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        bootstrap = {
-            "static_resources": {
-                "listeners": [{"name": "in", "address": at(self.port), "filter_chains": [chain]}],
-                "clusters": [
-                    {
-                        "name": "node",
-                        "type": "STATIC",
-                        "connect_timeout": "1s",
-                        "circuit_breakers": {"thresholds": [{"max_connections": 20000, "max_pending_requests": 20000}]},
-                        "load_assignment": {
-                            "cluster_name": "node",
-                            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": at(self.node_port)}}]}],
-                        },
-                    }
-                ],
-            }
-        }
+        listener = {"name": "in", "address": self.at(self.port), "filter_chains": [chain]}
+        bootstrap = {"static_resources": {"listeners": [listener], "clusters": [self.cluster()]}}
         path = self.write("envoy.json", json.dumps(bootstrap))
         return [self.program, "-c", path, "--concurrency", "1", "--log-level", "error", "--use-dynamic-base-id"]

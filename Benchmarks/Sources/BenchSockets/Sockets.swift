@@ -113,6 +113,16 @@ public struct Arguments {
 
   public func text(_ name: String, _ fallback: String) -> String { values[name] ?? fallback }
 
+  /// Hexadecimal digits, two a byte; nil when the argument is not there.
+  public func bytes(_ name: String) -> [UInt8]? {
+    guard let text = values[name] else { return nil }
+    let digits = text.utf8.compactMap { Character(UnicodeScalar($0)).hexDigitValue }
+    guard digits.count == text.utf8.count, digits.count.isMultiple(of: 2) else {
+      die("--\(name) is hexadecimal, two digits a byte")
+    }
+    return stride(from: 0, to: digits.count, by: 2).map { UInt8(digits[$0] << 4 | digits[$0 + 1]) }
+  }
+
   public func number(_ name: String, _ fallback: Int) -> Int {
     guard let text = values[name] else { return fallback }
     guard let number = Int(text), number >= 0 else { die("--\(name) is a number, found \(text)") }

@@ -1,7 +1,7 @@
 // The node behind every contender: answers each HTTP/1.1 POST with the same small JSON, as a go-micro service with the
 // JSON codec would, at the least cost one thread can.
 //
-//     bench-node --port 9000 [--reply '{"msg":"Hello World"}']
+//     bench-node --port 9000 [--reply '{"msg":"Hello World"}' | --reply-hex 0a0474657374] [--type application/json]
 //
 // Says "ready" on standard output when it accepts; ends when standard input ends.
 
@@ -17,9 +17,9 @@ final class BenchNode {
   private var partial: [Int32: [UInt8]] = [:]
 
   init(_ arguments: Arguments) {
-    let body = arguments.text("reply", #"{"msg":"Hello World"}"#)
-    reply = Array(
-      "HTTP/1.1 200 OK\r\nContent-Length: \(body.utf8.count)\r\nContent-Type: application/json\r\n\r\n\(body)".utf8)
+    let body = arguments.bytes("reply-hex") ?? Array(arguments.text("reply", #"{"msg":"Hello World"}"#).utf8)
+    let type = arguments.text("type", "application/json")
+    reply = Array("HTTP/1.1 200 OK\r\nContent-Length: \(body.count)\r\nContent-Type: \(type)\r\n\r\n".utf8) + body
     listener = listenOnLoopback(port: UInt16(clamping: arguments.number("port", 9000)))
     readPoll.add(listener)
     readPoll.add(STDIN_FILENO)
