@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 
-from gomicro import Node, greeter
+from gomicro import App
 from registrypeers import RegistryBlackBox
 from sidecar import eventually
 from test_registry_consul import Consul
@@ -23,7 +23,7 @@ class Together(RegistryBlackBox):
         return "consul:127.0.0.1:%d" % server.port
 
     def beside_app(self, server):
-        app = self.start_server(Node(greeter))
+        app = self.start_server(App())
         sidecar = self.start(registry=self.place(server), name=HELLO, app=app.port)
         eventually(lambda: server.health(HELLO), what="the app in its registry")
         return sidecar
@@ -56,7 +56,7 @@ class Together(RegistryBlackBox):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         snapshot = {"MICRO_SIDECAR_SNAPSHOT": os.path.join(folder.name, "registry.json")}
-        app = self.start_server(Node(greeter))
+        app = self.start_server(App())
         provider = self.start(registry=self.place(server), name=HELLO, app=app.port)
         first = self.start(registry=self.place(server), environment=snapshot)
         eventually(lambda: self.listed(first, HELLO))

@@ -122,6 +122,9 @@ struct RegistryOptions {
     self.values = values
   }
 
+  /// The registry and its servers, without options: what tells one instance from another.
+  var instanceName: String { "\(registry):" + servers.map(\.description).joined(separator: "+") }
+
   /// The option's text; nil when it is not set.
   subscript(_ key: String) -> String? { values[key] }
 

@@ -36,6 +36,7 @@ package final class Catalog: @unchecked Sendable {
   private var loggedSkips: Set<String> = []
   private var feeds: [CatalogFeed] = []
   private var observers: [(CatalogDelta) -> Void] = []
+  private var syncObservers: [(Int) -> Void] = []
 
   /// `registries` are names in the order of configuration. `schedule` runs a closure at the end of the loop's turn
   /// (`driver.later`): changes of one turn become one delta.
@@ -63,6 +64,9 @@ package final class Catalog: @unchecked Sendable {
       if wasStale { dirty.formUnion(sources[registry].view.names) }
       sources[registry].unconfirmed.removeAll()
       skips = sources[registry].view.replaceAll(services, dirty: &dirty)
+      if wasStale {
+        for observer in syncObservers { observer(registry) }
+      }
     case .upsert(let service):
       sources[registry].unconfirmed.remove(service.name)
       skips = sources[registry].view.upsert(service, dirty: &dirty)
@@ -171,6 +175,8 @@ package final class Catalog: @unchecked Sendable {
 
   /// `onDelta` hears each delta on the control loop, after the feeds got it; it must not flush.
   package func observe(_ onDelta: @escaping (CatalogDelta) -> Void) { observers.append(onDelta) }
+  /// `onSynced` hears the position of a registry that has told its whole content, at first and after an outage.
+  package func observeSyncs(_ onSynced: @escaping (Int) -> Void) { syncObservers.append(onSynced) }
 
   // MARK: Merging
 

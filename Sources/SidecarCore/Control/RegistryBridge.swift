@@ -71,6 +71,14 @@ package final class RegistryBridge: @unchecked Sendable {
       for entry in delta.changed { refresh(entry.name) }
       for name in delta.removed { refresh(name) }
     }
+    catalog.observeSyncs { [weak self] registry in
+      guard let self, registry == target, !isStopped else { return }
+      refreshAll()
+    }
+    refreshAll()
+  }
+
+  private func refreshAll() {
     for name in catalog.names(of: source) { refresh(name) }
   }
 
@@ -96,6 +104,9 @@ package final class RegistryBridge: @unchecked Sendable {
     for (key, service) in wanted {
       if let lease = mirrored[name]?[key] {
         lease.update(service)
+      } else if catalog.phase(of: target) != .current {
+        // What the target has by its own right is not known now; all is looked at again when it is.
+        continue
       } else if count < Self.nodesMax {
         begin(name, key, service)
       } else if !isFull {

@@ -100,8 +100,10 @@ import Testing
     let rig = Rig(control, registries)
     rig.own = ["mine"]
     registries[1].put(named("greeter", "both", port: 99))
-    control.world.run(for: .seconds(1))
+    registries[1].latency = 500_000_000
     registries[0].put(named("greeter", "both", "mine", "far"))
+    // Begun when the source has answered and the target has not.
+    control.world.run(for: .milliseconds(100))
     let bridge = rig.bridge(0, 1)
     control.world.run(for: .seconds(5))
     #expect(registries[1].ids("greeter") == ["both", "far"])

@@ -25,7 +25,7 @@ final class ConsulOptions {
   /// `dc`, `ns` and how consistent reads are; added to every read.
   let readQuery: [(String, String?)]
   let writeQuery: [(String, String?)]
-  private let options: RegistryOptions
+  let options: RegistryOptions
   private let driver: any HostDriver
 
   init(_ environment: PluginEnvironment) throws(ConfigurationError) {

@@ -13,7 +13,7 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
   /// Entries remembered as written.
   static let writtenMax = 10_000
 
-  public let name = "consul"
+  public let name: String
   let options: ConsulOptions
   let driver: any HostDriver
   let log: any LogSink
@@ -34,6 +34,7 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
 
   public init(environment: PluginEnvironment) throws(ConfigurationError) {
     options = try ConsulOptions(environment)
+    name = options.options.instanceName
     driver = environment.driver
     log = environment.log
     client = HTTPClient(driver: driver, endpoints: options.endpoints, tls: options.tls)

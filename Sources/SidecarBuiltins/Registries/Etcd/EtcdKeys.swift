@@ -107,7 +107,7 @@ final class EtcdOptions {
   let tls: TLSSource
   let prefixes: [String]
   let addressForm: NodeAddressForm
-  private let options: RegistryOptions
+  let options: RegistryOptions
   private let driver: any HostDriver
 
   init(_ environment: PluginEnvironment, _ name: String, writes: String) throws(ConfigurationError) {

@@ -29,11 +29,11 @@ public final class EtcdRegistry: Registry, @unchecked Sendable {
 
   /// `named`: `etcd` writes where go-micro itself does, `etcdv3` where its plug-in does.
   public init(environment: PluginEnvironment, named: String) throws(ConfigurationError) {
-    name = named
     driver = environment.driver
     log = environment.log
     garbage = GarbageLog(registry: named, log: environment.log)
     let options = try EtcdOptions(environment, named, writes: named == "etcdv3" ? "plugin" : "core")
+    name = options.options.instanceName
     gateway = EtcdGateway(options, name: named, driver: driver)
   }
 

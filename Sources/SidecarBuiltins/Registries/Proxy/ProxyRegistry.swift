@@ -30,7 +30,7 @@ public final class ProxyRegistry: DiagnosableRegistry, @unchecked Sendable {
     driver = environment.driver
     var endpoints: [HTTPEndpoint] = []
     for server in options.servers { endpoints.append(try HTTPEndpoint(server, isTLS: false)) }
-    name = "proxy:" + options.servers.map(\.description).joined(separator: "+")
+    name = options.instanceName
     addressForm = try options.choice("address", of: ["joined", "split"]).flatMap(NodeAddressForm.init) ?? .joined
     tls = try TLSSource(options, driver: environment.driver)
     client = HTTPClient(driver: environment.driver, endpoints: endpoints, tls: tls)
