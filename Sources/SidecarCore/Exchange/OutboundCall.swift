@@ -42,6 +42,8 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   var deadline = Instant.distantFuture
   /// Who reads the reply, where it is JSON made of protobuf.
   var audience = JSONAudience.people
+  /// The payload is a query or a form: an object of texts, which get their types when the service is known.
+  var isQuery = false
   /// The document came in a JSON-RPC envelope, and goes on in one. Both ends of that codec write plain Go JSON in every
   /// generation, while bare JSON of v5.14 and later has protobuf's names and numbers (`userId`, `"1"`), which a JSON-RPC
   /// caller skips without a word (codec/json and codec/jsonrpc @ v5.30.0).
@@ -181,6 +183,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     isIdempotent = false
     audience = .people
     isJSONRPC = false
+    isQuery = false
     format = .json
     metadata = 0..<0
     payload = 0..<0
@@ -266,8 +269,21 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
     attempt(at: target)
   }
 
+  /// The service is known by now.
+  private func shapeQuery() {
+    isQuery = false
+    guard let service, let request else { return }
+    let shaped = worker.readers.buffers.take()
+    defer { worker.readers.buffers.give(shaped) }
+    guard service.appendShaped(query: request.bytes(payload), endpoint: endpoint.text, to: shaped) else { return }
+    request.truncate(to: payload.lowerBound)
+    request.append(shaped.bytes)
+    payload = payload.lowerBound..<request.count
+  }
+
   /// The picked node is tried, or the one at hand once more.
   func attempt(at target: UpstreamTarget) {
+    if isQuery { shapeQuery() }
     attempts += 1
     attemptStarted = worker.driver.now
     if attempts > 1 { worker.metrics.add(.retries) }

@@ -49,6 +49,8 @@ final class StreamCall: ResolutionWaiter {
   /// The endpoint is a stream unless the registry or a descriptor says otherwise; false for callers whose protocol does
   /// not tell (gRPC).
   var assumesStream = true
+  /// The first message is a query or a form; see `OutboundCall`.
+  var isQuery = false
 
   private var caller: (any StreamCaller)?
   private var callee: (any StreamCallee)?
@@ -310,6 +312,14 @@ final class StreamCall: ResolutionWaiter {
   private func forward(
     _ message: UnsafeRawBufferPointer, _ format: PayloadFormat, to callee: any StreamCallee
   ) -> WriteState {
+    if isQuery, case .service(let route) = target {
+      isQuery = false
+      let shaped = worker.readers.buffers.take()
+      defer { worker.readers.buffers.give(shaped) }
+      if route.service.appendShaped(query: message, endpoint: endpoint.text, to: shaped) {
+        return forward(shaped.bytes, format, to: callee)
+      }
+    }
     let wanted = calleeFormat ?? callee.format(for: format)
     calleeFormat = wanted
     if !format.needsTranslation(to: wanted) { return callee.send(message) }

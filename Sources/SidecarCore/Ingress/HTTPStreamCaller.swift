@@ -89,7 +89,8 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
   }
 
   /// The one message of a request that is no stream of its own.
-  func sendOnly(_ message: UnsafeRawBufferPointer, _ format: PayloadFormat) {
+  func sendOnly(_ message: UnsafeRawBufferPointer, _ format: PayloadFormat, isQuery: Bool) {
+    call.isQuery = isQuery
     _ = call.send(message, format)
     call.finishSending()
   }

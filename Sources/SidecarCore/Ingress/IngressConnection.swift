@@ -206,7 +206,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     Metadata.append(from: head, source: .http, into: request)
     call.metadata = 0..<request.count
     do throws(SidecarError) {
-      call.format = try appendPayload(head, body, query, to: request)
+      (call.format, call.isQuery) = try appendPayload(head, body, query, to: request)
       call.payload = call.metadata.upperBound..<request.count
       call.deadline = try deadline(head)
     } catch {
@@ -218,10 +218,10 @@ final class IngressConnection: CallerConnection, CallOwner {
     call.start(for: self)
   }
 
-  /// Appends the body in the form a node takes, and says which.
+  /// Appends the body in the form a node takes, and says which, and whether it was a query or a form.
   private func appendPayload(
     _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, to request: ByteBuffer
-  ) throws(SidecarError) -> PayloadFormat {
+  ) throws(SidecarError) -> (format: PayloadFormat, isQuery: Bool) {
     let type = Self.mediaType(head.first(.contentType))
     let packed = PackedBody(mediaType: type)
     packedReply = PackedBody.reply(head.first(.accept), request: packed)
@@ -231,7 +231,7 @@ final class IngressConnection: CallerConnection, CallOwner {
       } catch {
         throw SidecarError(error)
       }
-      return .json
+      return (.json, true)
     }
     if ASCIIText.equalsIgnoringCase(type, "application/json") || type.isEmpty {
       try appendJSON(body, to: request)
@@ -242,7 +242,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     {
       proxiedType = Array(type)
       request.append(body)
-      return .protobuf
+      return (.protobuf, false)
     } else if let packed {
       do throws(WireError) { try packed.appendJSON(body, to: request) } catch { throw SidecarError(error) }
     } else if ASCIIText.equalsIgnoringCase(type, "application/x-www-form-urlencoded") {
@@ -251,6 +251,7 @@ final class IngressConnection: CallerConnection, CallOwner {
         try appendJSON(body, to: request)
       } else {
         do throws(WireError) { try QueryToJSON.append(body, to: request) } catch { throw SidecarError(error) }
+        return (.json, true)
       }
     } else {
       throw SidecarError(
@@ -258,7 +259,7 @@ final class IngressConnection: CallerConnection, CallOwner {
         "content type \(String(decoding: type.prefix(100), as: UTF8.self)) cannot be sent; use application/json, application/protobuf, application/msgpack or application/bson"
       )
     }
-    return .json
+    return (.json, false)
   }
 
   // MARK: Streams
@@ -333,8 +334,8 @@ final class IngressConnection: CallerConnection, CallOwner {
     let message = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(message) }
     do throws(SidecarError) {
-      let format = try appendPayload(head, body, query, to: message)
-      startStream(head, route.target, replies)?.sendOnly(message.bytes, format)
+      let (format, isQuery) = try appendPayload(head, body, query, to: message)
+      startStream(head, route.target, replies)?.sendOnly(message.bytes, format, isQuery: isQuery)
     } catch {
       reply(error: error)
     }

@@ -111,6 +111,8 @@ package final class ServiceTable {
   private var versions: Set<String> = []
   /// Which endpoints the registries know, and whether they are streams.
   private var endpoints: [String: Bool] = [:]
+  /// What the registries say of their requests; only of those of which they say something.
+  private var requests: [String: Value] = [:]
   private unowned let worker: Worker
 
   init(name: ServiceName, worker: Worker) {
@@ -157,16 +159,23 @@ package final class ServiceTable {
       description.askedAt = nil
     }
     endpoints.removeAll()
+    requests.removeAll()
     for version in entry.versions {
       for endpoint in version.endpoints {
         let isStream = endpoint.metadata["stream"] == "true" || endpoints[endpoint.name] == true
         endpoints[endpoint.name] = isStream
+        if let request = endpoint.request, !request.values.isEmpty, requests[endpoint.name] == nil {
+          requests[endpoint.name] = request
+        }
       }
     }
   }
 
   /// Whether the registries know the endpoint for a stream; nil when they do not list it. `Route.isStream` remembers it.
   func isStream(_ endpoint: String) -> Bool? { endpoints[endpoint] }
+
+  /// The fields of an endpoint's request and their types, where a registry tells.
+  func request(of endpoint: String) -> Value? { requests.isEmpty ? nil : requests[endpoint] }
 
   /// Why no node of it can be picked.
   var noNodeError: SidecarError {

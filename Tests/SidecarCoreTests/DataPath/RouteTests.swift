@@ -81,6 +81,50 @@ import Testing
   }
 }
 
+@Suite struct QueryShapeTests {
+  private static let tree = Value(
+    name: "Request", type: "Request",
+    values: [
+      Value(name: "user_name", type: "string"), Value(name: "age", type: "int32"), Value(name: "id", type: "uint64"),
+      Value(name: "ratio", type: "float64"), Value(name: "vip", type: "bool"), Value(name: "mood", type: "Mood"),
+      Value(name: "tags", type: "[]string", values: [Value(name: "string", type: "string")]),
+      Value(name: "sizes", type: "[]int64", values: [Value(name: "int64", type: "int64")]),
+      Value(name: "flags", type: "[]bool"),
+      Value(name: "data", type: "[]uint8", values: [Value(name: "uint8", type: "uint8")]),
+      Value(
+        name: "address", type: "Address",
+        values: [
+          Value(name: "city", type: "string"), Value(name: "zip", type: "int32"),
+          Value(name: "place", type: "Place", values: [Value(name: "lat", type: "float32")]),
+        ]),
+    ])
+
+  @Test(
+    "a query's texts get the types that the registry tells",
+    arguments: [
+      ("userName=ann&AGE=41&id=18446744073709551615", #"{"user_name":"ann","age":41,"id":18446744073709551615}"#),
+      ("ratio=1.5e3&vip=true&age=-1", #"{"ratio":1.5e3,"vip":true,"age":-1}"#),
+      ("vip&vip=0", #"{"vip":[true,false]}"#), ("vip", #"{"vip":true}"#), ("vip=no", #"{"vip":"no"}"#),
+      ("tags=1", #"{"tags":["1"]}"#), ("tags=1&tags=2&sizes=7", #"{"tags":["1","2"],"sizes":[7]}"#),
+      ("flags=true", #"{"flags":[true]}"#), ("data=Zm9v", #"{"data":"Zm9v"}"#), ("mood=3", #"{"mood":"3"}"#),
+      ("address.city=Rome&address.zip=118", #"{"address":{"city":"Rome","zip":118}}"#),
+      ("address.place.lat=41.9&age=1", #"{"age":1,"address":{"place":{"lat":41.9}}}"#),
+      (#"address={"city":"Rome"}"#, #"{"address":{"city":"Rome"}}"#),
+      // What does not fit is the service's to judge.
+      ("age=old&ratio=NaN&id=1.5", #"{"age":"old","ratio":"NaN","id":"1.5"}"#),
+      ("age=01&age= 1", #"{"age":["01"," 1"]}"#),
+      ("unknown=1&tags.a=2&mood.x=3&.=4", #"{"unknown":"1","tags.a":"2","mood.x":"3",".":"4"}"#),
+      ("user_name=a&userName=b", #"{"user_name":"a","userName":"b"}"#),
+    ])
+  func shapes(_ query: String, _ expected: String) throws {
+    let buffer = ByteBuffer()
+    try QueryToJSON.append(FixedBytes(query).span, to: buffer)
+    let shaped = ByteBuffer()
+    QueryShape.shaped(try JSONValue(parsing: buffer.bytes), by: Self.tree).write(into: shaped)
+    #expect(String(decoding: shaped.bytes, as: UTF8.self) == expected)
+  }
+}
+
 @Suite struct RPCBodyTests {
   private func body(json text: String) throws(WireError) -> (RPCBody, request: String) {
     let bytes = FixedBytes(text)
