@@ -118,7 +118,8 @@ import Testing
     ])
   func shapes(_ query: String, _ expected: String) throws {
     let buffer = ByteBuffer()
-    try QueryToJSON.append(FixedBytes(query).span, to: buffer)
+    let bytes = FixedBytes(query)
+    try QueryToJSON.append(bytes.span, to: buffer)
     let shaped = ByteBuffer()
     QueryShape.shaped(try JSONValue(parsing: buffer.bytes), by: Self.tree).write(into: shaped)
     #expect(String(decoding: shaped.bytes, as: UTF8.self) == expected)

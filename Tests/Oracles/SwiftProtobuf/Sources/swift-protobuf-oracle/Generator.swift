@@ -56,8 +56,8 @@ struct Generator {
   mutating func message(_ name: String, depth: Int = 0) -> [UInt8] {
     switch name {
     case "google.protobuf.Timestamp":
-      return time(
-        seconds: random.pick([0, 1, -1, -62_135_596_800, 253_402_300_799, Int64.random(in: -62_000_000_000...253_000_000_000, using: &random)]))
+      let any = Int64.random(in: -62_000_000_000...253_000_000_000, using: &random)
+      return time(seconds: random.pick([0, 1, -1, -62_135_596_800, 253_402_300_799, any]))
     case "google.protobuf.Duration": return duration()
     case "google.protobuf.FieldMask":
       return (0..<random.below(4)).flatMap { _ in
@@ -120,7 +120,8 @@ struct Generator {
 
   private mutating func duration() -> [UInt8] {
     let seconds = random.pick([0, 1, 315_576_000_000, Int64.random(in: 0...315_575_999_999, using: &random)])
-    let nanos = seconds == 315_576_000_000 ? 0 : random.pick([0, 1, 999_999_999, 500_000_000, Int32(random.below(1_000_000_000))])
+    let part = random.pick([0, 1, 999_999_999, 500_000_000, Int32(random.below(1_000_000_000))])
+    let nanos = seconds == 315_576_000_000 ? 0 : part
     let sign: Int64 = random.chance(50) ? -1 : 1
     return time(seconds: sign * seconds, nanos: Int32(sign) * nanos)
   }
@@ -145,7 +146,8 @@ struct Generator {
   private mutating func value(_ depth: Int) -> [UInt8] {
     switch random.below(depth < Self.depthMax ? 6 : 4) {
     case 0: return [8, 0]
-    case 1: return [17] + little(random.pick([0, -1.5, 0.1, 1e21, 5e-324, Double(random.below(1 << 50))]).bitPattern, 8)
+    case 1:
+      return [17] + little(random.pick([0, -1.5, 0.1, 1e21, 5e-324, Double(random.below(1 << 50))]).bitPattern, 8)
     case 2: return bytesField(3, text())
     case 3: return [32, random.chance(50) ? 1 : 0]
     case 4: return bytesField(5, message("google.protobuf.Struct", depth: depth + 1))
@@ -178,7 +180,8 @@ struct Generator {
       return little(UInt64(value.bitPattern), 4)
     case .bool: return [random.chance(50) ? 1 : 0]
     case .string: return text()
-    case .bytes: return (0..<random.pick([0, 1, 2, 3, 4, 5, 17, 100])).map { _ in UInt8(truncatingIfNeeded: random.next()) }
+    case .bytes:
+      return (0..<random.pick([0, 1, 2, 3, 4, 5, 17, 100])).map { _ in UInt8(truncatingIfNeeded: random.next()) }
     case .enum:
       let name = String(field.typeName.dropFirst())
       if name == "google.protobuf.NullValue" { return [0] }
@@ -211,7 +214,8 @@ struct Generator {
       return Array(String(String.UnicodeScalarView(scalars)).utf8)
     case 3: return Array(repeating: 0x78, count: random.pick([1, 7, 8, 9, 15, 16, 17, 127, 128, 300]))
     default:
-      return Array((0..<random.below(30)).map { _ in random.pick(["a", "b", "c", " ", "\"", "\\", "/", "é", "€", "😀", "\n"]) }.joined().utf8)
+      let characters = ["a", "b", "c", " ", "\"", "\\", "/", "é", "€", "😀", "\n"]
+      return (0..<random.below(30)).flatMap { _ in Array(random.pick(characters).utf8) }
     }
   }
 

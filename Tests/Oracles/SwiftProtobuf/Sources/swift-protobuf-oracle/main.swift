@@ -6,6 +6,7 @@
 //   3. swift-protobuf's JSON of m in a random style, read by ourselves, is m
 
 import Foundation
+import Messages
 import SwiftProtobuf
 
 let arguments = CommandLine.arguments
@@ -124,7 +125,9 @@ var speechless = 0
 var failures = 0
 @MainActor func report(_ failure: String, _ bytes: [UInt8]) {
   failures += 1
-  if failures <= 10 { print("\(failure.prefix(4000))\n  of \(bytes.map { String($0, radix: 16) }.joined(separator: " ").prefix(1500))") }
+  guard failures <= 10 else { return }
+  let hex = bytes.map { String($0, radix: 16) }.joined(separator: " ")
+  print("\(failure.prefix(4000))\n  of \(hex.prefix(1500))")
 }
 let started = Date()
 while done < total, failures < 100 {
@@ -149,5 +152,7 @@ while done < total, failures < 100 {
   done += cases.count
 }
 let seconds = Date().timeIntervalSince(started)
-print("\(done) messages in \(Int(seconds)) s, \(failures) failures; \(speechless) have no JSON for either, \(unread) are none")
+print(
+  "\(done) messages in \(Int(seconds)) s, \(failures) failures; \(speechless) have no JSON for either, \(unread) are none"
+)
 exit(failures == 0 ? 0 : 1)
