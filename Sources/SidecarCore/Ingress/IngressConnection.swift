@@ -219,7 +219,7 @@ final class IngressConnection: CallerConnection, CallOwner {
   }
 
   /// Appends the body in the form a node takes, and says which, and whether it was a query or a form.
-  private func appendPayload(
+  func appendPayload(
     _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, to request: ByteBuffer
   ) throws(SidecarError) -> (format: PayloadFormat, isQuery: Bool) {
     let type = Self.mediaType(head.first(.contentType))
@@ -260,97 +260,6 @@ final class IngressConnection: CallerConnection, CallOwner {
       )
     }
     return (.json, false)
-  }
-
-  // MARK: Streams
-
-  private static func acceptsEvents(_ head: HTTP1Head) -> Bool {
-    head.first(.accept).map { ASCIIText.containsIgnoringCase($0, "text/event-stream") } ?? false
-  }
-
-  /// What form of stream the request asks for, by its `Accept` or its own type; nil: it is a plain call.
-  private static func streamForm(_ head: HTTP1Head) -> HTTPStreamCaller.ReplyForm? {
-    if let accept = head.first(.accept), accept.count >= 17 {
-      if ASCIIText.containsIgnoringCase(accept, "text/event-stream") { return .events }
-      if ASCIIText.containsIgnoringCase(accept, "application/x-ndjson") { return .ndjson }
-    }
-    if let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "application/x-ndjson") {
-      return .ndjson
-    }
-    return nil
-  }
-
-  /// Starts a streaming call whose replies go into one HTTP response.
-  private func startStream(
-    _ head: HTTP1Head, _ target: StreamTarget, _ replies: HTTPStreamCaller.ReplyForm
-  ) -> HTTPStreamCaller? {
-    form = replies == .events ? .events : .ndjson
-    let call = StreamCall(worker: worker, target: target)
-    let metadata = worker.readers.buffers.take()
-    call.metadata = metadata
-    Metadata.append(from: head, source: .http, into: metadata)
-    do throws(SidecarError) {
-      if head.has(.timeout) || head.has(.requestTimeout) { call.deadline = try deadline(head) }
-    } catch {
-      call.cancel()
-      reply(error: error)
-      return nil
-    }
-    let caller = HTTPStreamCaller(connection: self, call: call, form: replies, isHTTP10: isHTTP10)
-    starting = caller
-    call.start(for: caller)
-    return caller
-  }
-
-  /// A framework caller's stream, or a call of which that is not known yet.
-  private func startFrameStream(
-    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ request: FrameRequest, _ route: Route
-  ) {
-    let call = StreamCall(worker: worker, target: route.target)
-    call.assumesStream = false
-    let metadata = worker.readers.buffers.take()
-    call.metadata = metadata
-    Metadata.append(from: head, source: .framework, into: metadata)
-    if let timeout = request.timeoutNanoseconds {
-      call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)
-    }
-    let caller = FrameCaller(
-      connection: self, call: call, opening: request, payload: notes.map { request.payload(body, $0) } ?? .none)
-    starting = caller
-    call.start(for: caller)
-  }
-
-  /// The same for a request that is here as a whole: lines, or one message.
-  private func startWholeStream(
-    _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?, _ route: Route,
-    _ replies: HTTPStreamCaller.ReplyForm
-  ) {
-    if let type = head.first(.contentType), ASCIIText.hasPrefixIgnoringCase(type, "application/x-ndjson") {
-      guard let stream = startStream(head, route.target, replies) else { return }
-      if !body.isEmpty { stream.connectionRead(body) }
-      stream.connectionEnded()
-      return
-    }
-    let message = worker.readers.buffers.take()
-    defer { worker.readers.buffers.give(message) }
-    do throws(SidecarError) {
-      let (format, isQuery) = try appendPayload(head, body, query, to: message)
-      startStream(head, route.target, replies)?.sendOnly(message.bytes, format, isQuery: isQuery)
-    } catch {
-      reply(error: error)
-    }
-  }
-
-  /// The stream failed before its reply had begun.
-  func answerStream(error: SidecarError, _ call: StreamCall) {
-    switch state {
-    case .answering: reply(error: error)
-    case .streaming:
-      // The head of the reply is not written, so an ordinary answer can still take its place.
-      returnToAnswering()
-      reply(error: error)
-    default: break
-    }
   }
 
   override func recordStream(_ outcome: MetricOutcome) { record(outcome) }
@@ -509,76 +418,6 @@ final class IngressConnection: CallerConnection, CallOwner {
     return !head.has(.microService)
   }
 
-  // MARK: Registry and health
-
-  /// The fields of a query; nil: it is broken, and the caller told.
-  func fields(of query: UnsafeRawBufferPointer?) -> JSONValue? {
-    guard let query else { return .object([]) }
-    do throws(WireError) {
-      let buffer = ByteBuffer()
-      try QueryToJSON.append(query, to: buffer)
-      return try JSONValue(parsing: buffer.bytes)
-    } catch {
-      reply(error: SidecarError(error))
-      return nil
-    }
-  }
-
-  /// Where a watch of the registry goes; nil: it asks for what there is not, and the caller is told.
-  func registryWatch(_ fields: JSONValue, defaultInitial: Bool) -> StreamTarget? {
-    do throws(SidecarError) {
-      let request = try RegistryWatchRequest(query: fields, defaultInitial: defaultInitial)
-      return .own(endpoint: Self.registryWatchEndpoint) { [worker] in RegistryWatch($0, worker: worker, request) }
-    } catch {
-      reply(error: error)
-      return nil
-    }
-  }
-
-  private static let registryWatchEndpoint = FixedBytes("Registry.Watch")
-
-  private func receivedRegistry(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer, _ query: UnsafeRawBufferPointer?) {
-    guard let fields = fields(of: query) else { return }
-    switch head.method {
-    case .get where Self.streamForm(head) != nil:
-      guard let form = Self.streamForm(head), let target = registryWatch(fields, defaultInitial: true) else { return }
-      startStream(head, target, form)?.connectionEnded()
-    case .get, .head:
-      if let name = fields["service"]?.stringValue, !name.isEmpty {
-        ask(.getService(name))
-      } else {
-        ask(.listServices)
-      }
-    case .post, .put, .delete:
-      let service: Service
-      do throws(WireError) {
-        service = try Service(json: try JSONValue(parsing: body))
-      } catch {
-        reply(error: SidecarError(.badRequest, "the body is not a service: \(error)"))
-        return
-      }
-      if head.method == .delete { return ask(.deregister(service)) }
-      var ttl: Duration?
-      if let text = fields["ttl"]?.stringValue, !text.isEmpty {
-        guard let parsed = GoDuration.parse(text), parsed > .zero else {
-          reply(error: SidecarError(.badRequest, "ttl \(text.prefix(40)) is not a duration such as 10s or 1m30s"))
-          return
-        }
-        ttl = parsed
-      }
-      ask(.register(service, ttl: ttl))
-    default:
-      reply(error: SidecarError(.methodNotAllowed, "Method not allowed; /registry takes GET, POST and DELETE"))
-    }
-  }
-
-  private func ask(_ request: APIRequest) {
-    worker.handle(request) { [weak self] answer in
-      guard let self, state == .answering else { return }
-      reply(answer)
-    }
-  }
-
   // MARK: Replies
 
   func callReplied(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer, format: PayloadFormat) {
@@ -676,7 +515,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     worker.readers.buffers.give(body)
   }
 
-  private func reply(_ answer: APIReply) {
+  func reply(_ answer: APIReply) {
     let out = worker.scratch
     out.removeAll()
     record(
