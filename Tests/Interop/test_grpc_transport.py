@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import time
 
 import grpc
@@ -124,6 +125,14 @@ class Inbound(BlackBox):
         client.call("Say.Hello", {"name": "a"})
         client.connection.close()
         self.assertEqual(client.connection.call.code(), grpc.StatusCode.OK)
+
+    def test_an_idle_stream_does_not_hold_up_the_end_of_the_sidecar(self):
+        client = self.client("micro", "application/json")
+        self.assertIsNone(client.call("Say.Hello", {"name": "a"})[1])
+        began = time.monotonic()
+        self.sidecar.send_signal(signal.SIGTERM)
+        self.assertEqual(self.sidecar.wait(10), 0)
+        self.assertLess(time.monotonic() - began, 5)
 
     def test_streams_into_an_app_that_speaks_lines(self):
         app = self.start_server(LineApp().start())

@@ -359,7 +359,9 @@ def python_is_lax(data, error):
     if "seconds of at most" in error:
         return None if DURATION.fullmatch(text) else "Python takes durations of more than nine digits of a second"
     if "has no field" in error:
-        return "Python passes over a dot at the end of an extension's name" if text.endswith(".]") else None
+        return "Python finds an extension without the last part of its name" if text.startswith("[") else None
+    if 'beside @type only "value" is expected' in error:
+        return "Python passes over what is beside the value of an Any"
     if "number" in error:
         if text in ("true", "false"):
             return "Python takes true for 1"

@@ -64,7 +64,9 @@ class GRPCTransportStream: ByteStream, HTTP2StreamHandler {
         while !input.isEmpty {
           if role == .server, outgoing.isBetweenMessages { outgoing.expectResponse() }
           guard case .message(let body) = try outgoing.next(&input, worker.transportReaders) else { break }
-          state = send(outgoing.head(worker.transportReaders), body)
+          let head = outgoing.head(worker.transportReaders)
+          // An interim answer is HTTP/1's alone.
+          if role == .client || head.status >= 200 { state = send(head, body) }
           outgoing.finishMessage(worker.transportReaders)
         }
       }
