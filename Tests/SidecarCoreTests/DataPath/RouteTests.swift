@@ -112,7 +112,7 @@ import Testing
       (#"address={"city":"Rome"}"#, #"{"address":{"city":"Rome"}}"#),
       // What does not fit is the service's to judge.
       ("age=old&ratio=NaN&id=1.5", #"{"age":"old","ratio":"NaN","id":"1.5"}"#),
-      ("age=01&age= 1", #"{"age":["01"," 1"]}"#),
+      ("age=01&age= 1", #"{"age":["01",1]}"#),
       ("unknown=1&tags.a=2&mood.x=3&.=4", #"{"unknown":"1","tags.a":"2","mood.x":"3",".":"4"}"#),
       ("user_name=a&userName=b", #"{"user_name":"a","userName":"b"}"#),
     ])
