@@ -14,8 +14,8 @@ public final class EtcdV2Registry: Registry, @unchecked Sendable {
   static let waitSeconds: Int64 = 30
 
   public let name = "etcdv2"
-  private let options: EtcdOptions
-  private let driver: any HostDriver
+  let options: EtcdOptions
+  let driver: any HostDriver
   private let client: HTTPClient
   /// For questions that wait: they must not take the turns of others.
   private let waitingClient: HTTPClient
