@@ -167,16 +167,13 @@ private final class SwarmScenario {
     withExtendedLifetime(nodes) {}
   }
 
-  private func isAnswered(_ caller: Caller) -> Bool { replies(to: caller).count == caller.requests.count }
-
-  /// Without the interim ones that a caller gets once it has ended its half.
-  private func replies(to caller: Caller) -> [Reply] {
-    Reply.parse(caller.client.text).filter { $0.status != 100 }
+  private func isAnswered(_ caller: Caller) -> Bool {
+    Reply.parseFinal(caller.client.text).count == caller.requests.count
   }
 
   private func check(_ caller: Caller) throws {
     let world = rig.world
-    let replies = replies(to: caller)
+    let replies = Reply.parseFinal(caller.client.text)
     try world.require(replies.count <= caller.requests.count, "\(caller.name): more replies than requests")
     if caller.client.end == nil, !caller.client.peerEnded, !caller.leaves, world.plan[.streamStall] == 0 {
       try world.require(

@@ -219,6 +219,9 @@ struct Reply: CustomStringConvertible {
     return replies
   }
 
+  /// The same without interim answers, which a caller gets that has ended its half.
+  static func parseFinal(_ text: String) -> [Reply] { parse(text).filter { $0.status >= 200 } }
+
   private static func headEnd(_ bytes: ArraySlice<UInt8>) -> Int? {
     guard bytes.count >= 4 else { return nil }
     return (bytes.startIndex...bytes.endIndex - 4).first {
