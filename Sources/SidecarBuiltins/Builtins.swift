@@ -12,6 +12,9 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
   try table.add(registry: "kubernetes") { environment throws(ConfigurationError) in
     try KubernetesRegistry(environment: environment)
   }
+  try table.add(registry: "eureka") { environment throws(ConfigurationError) in
+    try EurekaRegistry(environment: environment)
+  }
   try table.add(registry: "file") { environment throws(ConfigurationError) in
     try FileRegistry(environment: environment)
   }

@@ -23,7 +23,7 @@ final class KubernetesReflector: @unchecked Sendable {
 
   private let api: KubernetesAPI
   private let content: WatchedServices
-  private let objects: KubernetesObjects
+  private let objects: SaidServices
   private let driver: any Driver
   private var garbage: GarbageLog
   private let shape: JSONShape
@@ -39,7 +39,7 @@ final class KubernetesReflector: @unchecked Sendable {
     self.api = api
     self.content = content
     self.driver = driver
-    objects = KubernetesObjects(content)
+    objects = SaidServices(content)
     garbage = GarbageLog(registry: "kubernetes", log: log)
     shape = api.options.mode == .pods ? PodEntries.shape : EndpointSlices.shape
   }

@@ -1,10 +1,10 @@
-// What the objects of a namespace say together: an object (a pod, a slice) says a few services, and two objects may say the
-// same node, such as the IPv4 and the IPv6 slice of one pod. The node stays until the last of them has left.
+// What the objects of a registry say together: an object (a pod, an EndpointSlice, an instance) says a few services, and two
+// objects may say the same node, such as the IPv4 and the IPv6 slice of one pod. It stays until the last of them has left.
 
 import SidecarCore
 
 /// Threading: the control loop only.
-final class KubernetesObjects {
+final class SaidServices {
   private let content: WatchedServices
   private var said: [String: [Service]] = [:]
   /// Which objects say a node.
