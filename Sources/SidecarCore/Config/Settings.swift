@@ -177,3 +177,13 @@ extension Settings {
     registries.firstIndex { $0.description == name } ?? registries.firstIndex { $0.name == name }
   }
 }
+
+extension PluginTable {
+  /// The registry that a setting names. Call it on the control loop.
+  package func makeRegistry(
+    _ choice: PluginChoice, _ settings: Settings, driver: any HostDriver, log: any LogSink
+  ) throws(ConfigurationError) -> any Registry {
+    try registry(choice.name)(
+      PluginEnvironment(driver: driver, log: log, argument: choice.argument, addresses: settings.registryAddresses))
+  }
+}

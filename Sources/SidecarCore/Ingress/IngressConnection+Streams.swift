@@ -23,21 +23,27 @@ extension IngressConnection {
     _ head: HTTP1Head, _ target: StreamTarget, _ replies: HTTPStreamCaller.ReplyForm
   ) -> HTTPStreamCaller? {
     form = replies == .events ? .events : .ndjson
+    guard let call = makeStreamCall(head, target) else { return nil }
+    let caller = HTTPStreamCaller(connection: self, call: call, form: replies, isHTTP10: isHTTP10)
+    starting = caller
+    call.start(for: caller)
+    return caller
+  }
+
+  /// A call with the request's metadata and deadline; nil: its deadline is none, and the caller has been told.
+  func makeStreamCall(_ head: HTTP1Head, _ target: StreamTarget) -> StreamCall? {
     let call = StreamCall(worker: worker, target: target)
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
     Metadata.append(from: head, source: .http, into: metadata)
     do throws(SidecarError) {
       if head.has(.timeout) || head.has(.requestTimeout) { call.deadline = try deadline(head) }
+      return call
     } catch {
       call.cancel()
       reply(error: error)
       return nil
     }
-    let caller = HTTPStreamCaller(connection: self, call: call, form: replies, isHTTP10: isHTTP10)
-    starting = caller
-    call.start(for: caller)
-    return caller
   }
 
   /// A framework caller's stream, or a call of which that is not known yet.

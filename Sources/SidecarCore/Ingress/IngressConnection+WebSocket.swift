@@ -14,23 +14,14 @@ extension IngressConnection {
     }
     guard let target = webSocketTarget(head, path, query) else { return }
     form = .webSocket
-    let call = StreamCall(worker: worker, target: target)
-    let metadata = worker.readers.buffers.take()
-    call.metadata = metadata
-    Metadata.append(from: head, source: .http, into: metadata)
-    do throws(SidecarError) {
-      if head.has(.timeout) || head.has(.requestTimeout) { call.deadline = try deadline(head) }
-      let caller: WebSocketCaller
-      do throws(WireError) {
-        caller = try WebSocketCaller(connection: self, call: call, head: head)
-      } catch {
-        throw SidecarError(error)
-      }
+    guard let call = makeStreamCall(head, target) else { return }
+    do throws(WireError) {
+      let caller = try WebSocketCaller(connection: self, call: call, head: head)
       starting = caller
       call.start(for: caller)
     } catch {
       call.cancel()
-      reply(error: error)
+      reply(error: SidecarError(error))
     }
   }
 

@@ -64,11 +64,7 @@ package final class Sidecar: @unchecked Sendable {
     startedAt = driver.now
     var registries: [any Registry] = []
     for choice in settings.registries {
-      let factory = try plugins.registry(choice.name)
-      registries.append(
-        try factory(
-          PluginEnvironment(
-            driver: driver, log: log, argument: choice.argument, addresses: settings.registryAddresses)))
+      registries.append(try plugins.makeRegistry(choice, settings, driver: driver, log: log))
     }
     self.registries = registries
     catalog = Catalog(registries: registries.map(\.name), now: driver.now, log: log) { [driver] in driver.later($0) }

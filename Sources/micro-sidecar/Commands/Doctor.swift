@@ -80,9 +80,7 @@ struct Doctor {
     let subject = "registry \(choice)"
     let registry: any Registry
     do throws(ConfigurationError) {
-      registry = try plugins.registry(choice.name)(
-        PluginEnvironment(
-          driver: driver, log: NoLog(), argument: choice.argument, addresses: settings.registryAddresses))
+      registry = try plugins.makeRegistry(choice, settings, driver: driver, log: NoLog())
     } catch {
       return [
         Formats.Finding(

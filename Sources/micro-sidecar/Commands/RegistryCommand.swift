@@ -42,9 +42,7 @@ extension ClientCommand {
     for choice in settings.registries {
       let registry: any Registry
       do throws(ConfigurationError) {
-        registry = try plugins.registry(choice.name)(
-          PluginEnvironment(
-            driver: driver, log: NoLog(), argument: choice.argument, addresses: settings.registryAddresses))
+        registry = try plugins.makeRegistry(choice, settings, driver: driver, log: NoLog())
       } catch {
         throw LocalFailure(message: error.message)
       }
