@@ -18,10 +18,12 @@ final class ConsulWatch: @unchecked Sendable {
   static let waitSeconds = 30
   /// Look-ups at once.
   static let lookupsAtOnce = 16
-  /// Nanoseconds of rest for each byte of a reply: a catalog of 3 MB is not asked for more than three times a second.
-  static let restPerByte: Int64 = 100
+  /// Nanoseconds of rest for each byte of a reply: 3 MB are not asked for more than six times a second.
+  static let restPerByte: Int64 = 50
   /// Services up to which all may be looked up after any change, as that is cheap.
   static let fewServices = 32
+  /// Nanoseconds for the checks of many services to show what changed, before all are looked up.
+  static let graceNanoseconds: Int64 = 3_000_000_000
   /// Nanoseconds until all of many services are looked up although the changes seem explained.
   static let sweepNanoseconds: Int64 = 60_000_000_000
 
@@ -33,6 +35,8 @@ final class ConsulWatch: @unchecked Sendable {
     var index: UInt64 = 0
     /// Set when the server started to count anew.
     var wasReset = false
+    /// Nanoseconds to let the server rest before it is asked again.
+    var rest: Int64 = 0
     init(_ path: String) { self.path = path }
   }
 
@@ -75,7 +79,7 @@ final class ConsulWatch: @unchecked Sendable {
         await onEvent(.snapshot(new))
       }
       versions = new
-      await rest(reply)
+      query.rest = Self.rest(after: reply)
     }
   }
 
@@ -124,23 +128,28 @@ final class ConsulWatch: @unchecked Sendable {
     let events = try await lookUpDirty()
     if count > Self.fewServices { sweepTook = driver.now.nanoseconds(since: begun) }
     for event in events { await onEvent(event) }
-    // Something was written that no change of a name, a tag or a check shows.
-    if catalogQuery.index > explained {
-      let isUnexplained = !hasVanished && held.values.allSatisfy { $0.modifyIndex < catalogQuery.index }
+    planSweep()
+  }
+
+  /// All are looked up when something was written that no change of a name, a tag or a check shows. The few are looked up
+  /// after every change.
+  private func planSweep() {
+    guard catalogQuery.index > explained else { return }
+    let isFew = catalog.count <= Self.fewServices
+    let soonest = max(driver.now, sweepEnded.advanced(byNanoseconds: sweepTook * 9))
+    if hasVanished || held.values.contains(where: { $0.modifyIndex >= catalogQuery.index }) {
       explained = catalogQuery.index
       hasVanished = false
-      let soonest = sweepEnded.advanced(byNanoseconds: sweepTook * 9)
-      if isUnexplained || catalog.count <= Self.fewServices {
-        sweepDue = min(sweepDue, max(driver.now, soonest))
-      } else {
-        sweepDue = min(sweepDue, driver.now.advanced(byNanoseconds: Self.sweepNanoseconds))
-      }
-      if sweepDue <= driver.now { gate.open() }
+      sweepDue = isFew ? soonest : driver.now.advanced(byNanoseconds: Self.sweepNanoseconds)
+    } else {
+      sweepDue = min(sweepDue, isFew ? soonest : soonest.advanced(byNanoseconds: Self.graceNanoseconds))
     }
+    if sweepDue <= driver.now { gate.open() }
   }
 
   private func sweep() {
     dirty.formUnion(catalog.keys)
+    explained = catalogQuery.index
     sweepDue = .distantFuture
     sweepEnded = driver.now
   }
@@ -155,7 +164,7 @@ final class ConsulWatch: @unchecked Sendable {
     }
     catalog = new
     if catalogQuery.wasReset { startAnew(catalogQuery) }
-    await rest(reply)
+    catalogQuery.rest = Self.rest(after: reply)
   }
 
   private func takeHealth() async throws(RegistryError) {
@@ -172,13 +181,12 @@ final class ConsulWatch: @unchecked Sendable {
     }
     health = (new.services, new.agents)
     if healthQuery.wasReset { startAnew(healthQuery) }
-    await rest(reply)
+    healthQuery.rest = Self.rest(after: reply)
   }
 
   /// Old and new indices say nothing about each other.
   private func startAnew(_ query: Query) {
     query.wasReset = false
-    explained = 0
     sweep()
   }
 
@@ -230,6 +238,8 @@ final class ConsulWatch: @unchecked Sendable {
   private func ask(_ query: Query) async throws(RegistryError) -> HTTPReply {
     var parameters = registry.options.readQuery
     var within = ConsulRegistry.callSeconds
+    // Less than a tick of the timers is nothing to wait for.
+    if query.rest >= 1_000_000 { await driver.pause(nanoseconds: query.rest) }
     if query.index > 0 {
       // Waits that began together must not end together.
       let wait = Self.waitSeconds * 1000 * 9 / 10 + driver.random.below(Self.waitSeconds * 200)
@@ -246,11 +256,9 @@ final class ConsulWatch: @unchecked Sendable {
     return reply
   }
 
-  private func rest(_ reply: HTTPReply) async {
-    let nanoseconds = Int64(reply.body.count) * Self.restPerByte
+  private static func rest(after reply: HTTPReply) -> Int64 {
     // A server that tells no index would be asked without end.
-    let least: Int64 = reply.header("x-consul-index") == nil ? 1_000_000_000 : 0
-    if max(nanoseconds, least) >= 1_000_000 { await driver.pause(nanoseconds: max(nanoseconds, least)) }
+    max(Int64(reply.body.count) * restPerByte, reply.header("x-consul-index") == nil ? 1_000_000_000 : 0)
   }
 }
 
