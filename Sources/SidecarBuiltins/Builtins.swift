@@ -40,6 +40,9 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
       try ProxyRegistry(environment: environment)
     }
   }
+  try table.add(registry: "gossip") { environment throws(ConfigurationError) in
+    try GossipRegistry(environment: environment)
+  }
   try table.add(selector: "random") { RandomSelector() }
   try table.add(selector: "roundrobin") { RoundRobinSelector() }
   return table

@@ -85,3 +85,18 @@ def certificates(folder):
         openssl("x509", "-req", "-in", request, "-CA", paths["ca"], "-CAkey", paths["ca_key"], "-CAcreateserial",
                 "-out", paths[name], "-days", "2", "-extfile", extensions)
     return paths
+
+
+def recorded_datagrams(name):
+    """The datagrams of a recording, in order."""
+    found, inside = [], False
+    with open(os.path.join(SOURCE_ROOT, "Tests", "Fixtures", "registry", name + ".txt")) as lines:
+        for line in lines:
+            if line.startswith(("===", "---")):
+                inside = line.startswith("=== UDP")
+                if inside:
+                    found.append(b"")
+            elif inside and line.startswith("  "):
+                found[-1] += bytes.fromhex(line[8:58])
+    assert found, "nothing recorded"
+    return found

@@ -132,7 +132,7 @@ class NATSRegistry(RegistryBlackBox):
 
     def test_the_rules_hold_between_two_members(self):
         server = self.serve()
-        self.assertGreater(self.assert_rules_hold(self.registry(server), "--apart", "yes"), 18)
+        self.assertGreater(self.assert_rules_hold(self.registry(server), "--apart", self.registry(server)), 18)
 
     def test_a_recorded_server_is_found_and_leaves(self):
         server = self.serve()

@@ -6,7 +6,7 @@
 //   --patience SECONDS   how long a change may take to be seen (2)
 //   --many COUNT         services in the rule of many (1000)
 //   --without TRAIT      ttl, service-metadata, empty-version, writing: what the registry cannot do; may be repeated
-//   --apart yes          another instance of the registry writes, so that all that is read has gone through the servers
+//   --apart REGISTRY     another registry writes, so that all that is read has gone over the network
 //   --rule TEXT          only rules whose name contains TEXT
 //
 // One line a rule, as it ends; exits with 1 when one failed, with 64 for a mistake in the arguments.
@@ -27,13 +27,16 @@ struct Plan {
   var argument: String?
   var traits = RegistryTraits()
   var rule = ""
-  var writesApart = false
+  var writer: (name: String, argument: String?)?
+
+  private static func named(_ text: String) -> (name: String, argument: String?) {
+    let parts = text.split(separator: ":", maxSplits: 1).map(String.init)
+    return (parts[0], parts.count == 2 ? parts[1] : nil)
+  }
 
   init?(_ arguments: [String]) {
     guard let name = arguments.first, !name.hasPrefix("-") else { return nil }
-    let parts = name.split(separator: ":", maxSplits: 1).map(String.init)
-    registry = parts[0]
-    argument = parts.count == 2 ? parts[1] : nil
+    (registry, argument) = Self.named(name)
     var rest = arguments.dropFirst()
     while let option = rest.popFirst() {
       guard let value = rest.popFirst() else { return nil }
@@ -48,7 +51,7 @@ struct Plan {
       case "--without" where value == "service-metadata": traits.keepsServiceMetadata = false
       case "--without" where value == "empty-version": traits.takesEmptyVersion = false
       case "--without" where value == "writing": traits.isWritable = false
-      case "--apart" where value == "yes": writesApart = true
+      case "--apart": writer = Self.named(value)
       case "--rule": rule = value
       default: return nil
       }
@@ -97,10 +100,12 @@ let driver = try UVDriver()
 let registry: any Registry
 let writer: any Registry
 do {
-  let environment = PluginEnvironment(driver: driver, log: ErrorLog(), argument: plan.argument)
-  let factory = try builtinPlugins().registry(plan.registry)
-  registry = try factory(environment)
-  writer = plan.writesApart ? try factory(environment) : registry
+  let plugins = try builtinPlugins()
+  func make(_ name: String, _ argument: String?) throws -> any Registry {
+    try plugins.registry(name)(PluginEnvironment(driver: driver, log: ErrorLog(), argument: argument))
+  }
+  registry = try make(plan.registry, plan.argument)
+  writer = try plan.writer.map { try make($0.name, $0.argument) } ?? registry
 } catch {
   say("\(error)", to: 2)
   exit(64)
