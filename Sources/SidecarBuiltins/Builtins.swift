@@ -43,6 +43,9 @@ public func builtinPlugins() throws(ConfigurationError) -> PluginTable {
   try table.add(registry: "gossip") { environment throws(ConfigurationError) in
     try GossipRegistry(environment: environment)
   }
+  try table.add(registry: "zookeeper") { environment throws(ConfigurationError) in
+    try ZooKeeperRegistry(environment: environment)
+  }
   try table.add(selector: "random") { RandomSelector() }
   try table.add(selector: "roundrobin") { RoundRobinSelector() }
   return table
