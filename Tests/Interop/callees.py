@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
 from callers import message, parts
-from gomicro import Closed, Connection, Node, encode, header
+from gomicro import Closed, Node, encode, header
 from grpcpeer import CODES, REASONS, Failure, descriptor_set
 
 STREAM = "Say.Chat"

@@ -12,7 +12,6 @@ import unittest
 import bson
 import msgpack
 
-import callees
 import callers
 from callees import FrameNode, GRPCCallee, HTTPApp, WebSocketApp, with_descriptors
 from callers import GRPC, Ended, Failed, Frames
@@ -157,7 +156,7 @@ class Calls(Matrix):
                 self.start(name=NAME, app=app.port, environment={**settings, **more}).server_port
                 for more in ({}, with_descriptors(self))
             ]
-        columns = [apps[:3] for apps in apps]
+        columns = [app[:3] for app in apps]
         rows = self.fill(forms, columns, lambda described, column: (ports[column[0]][described], NAME))
         self.check(table, [name for name, _, _ in columns], rows)
 

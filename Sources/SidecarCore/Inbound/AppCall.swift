@@ -236,8 +236,8 @@ final class AppCall: UpstreamUser {
     head.first(.contentType).map { ASCIIText.hasPrefixIgnoringCase($0, "application/json") } ?? false
   }
 
-  /// An app over HTTP speaks JSON: a call in protobuf, or in bytes that are one, whose types are known is translated for it. False: it failed, and the
-  /// owner hears of it in a later turn.
+  /// An app over HTTP speaks JSON: a call in protobuf, or in bytes that are one, is translated for it where its types are
+  /// known. False: it failed, and the owner hears of it in a later turn.
   private func translateRequest(_ endpoint: UnsafeRawBufferPointer, _ payload: UnsafeRawBufferPointer) -> Bool {
     appFormat = format
     guard format != .json else { return true }
