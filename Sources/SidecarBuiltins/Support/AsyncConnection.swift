@@ -122,9 +122,6 @@ package final class AsyncConnection: @unchecked Sendable {
     }
   }
 
-  /// `TLSv1.3`; nil for a connection in the clear.
-  package var tlsVersion: String? { tls?.version }
-
   // MARK: Reading and writing
 
   /// The next bytes, as many as are here, never none; nil once the peer has ended its half in order.

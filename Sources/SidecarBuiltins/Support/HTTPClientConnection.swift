@@ -13,8 +13,6 @@ package struct HTTPReplyHead: Sendable {
 /// Threading: its loop only. One exchange at a time.
 final class HTTPClientConnection {
   let connection: AsyncConnection
-  /// No exchange was made on it before: what fails now is no stale connection.
-  private(set) var isFresh = true
   /// When it became idle.
   var idleSince = Instant(nanoseconds: 0)
   private var parser = HTTP1Parser(.client)
@@ -122,11 +120,8 @@ final class HTTPClientConnection {
       case .end:
         guard head != nil else { continue }
         hasEnded = true
-        isFresh = false
-        guard input.isEmpty else {
-          keepsAlive = false
-          return
-        }
+        // What nobody asked for belongs to no reply.
+        if !input.isEmpty { keepsAlive = false }
         return
       }
     }

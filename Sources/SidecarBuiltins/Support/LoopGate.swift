@@ -14,8 +14,6 @@ package final class LoopGate: @unchecked Sendable {
 
   package init(driver: any Driver) { self.driver = driver }
 
-  package var isAwaited: Bool { continuation != nil }
-
   /// Lets the waiter go on, or the next one that comes. Twice is once.
   package func open() {
     guard continuation != nil else {
