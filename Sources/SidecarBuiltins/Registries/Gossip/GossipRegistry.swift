@@ -126,6 +126,18 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
   /// Where other members reach us; nil before the first use.
   var address: SocketAddress? { sockets?.machine.own.address }
 
+  var hasPeers: Bool { !options.peers.isEmpty }
+
+  /// How many other members are found, waiting for the first.
+  func members(within nanoseconds: Int64) async -> Int {
+    let deadline = driver.now.advanced(byNanoseconds: nanoseconds)
+    guard (try? start()) != nil else { return 0 }
+    while hasPeers, sockets?.machine.isAlone != false, driver.now < deadline, !Task.isCancelled {
+      await driver.pause(nanoseconds: 50_000_000)
+    }
+    return sockets?.machine.others.count ?? 0
+  }
+
   // MARK: The cluster
 
   private func start() throws(RegistryError) {

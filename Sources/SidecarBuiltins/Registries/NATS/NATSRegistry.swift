@@ -357,8 +357,4 @@ public final class NATSRegistry: Registry, @unchecked Sendable {
       }
     }
   }
-
-  // MARK: Diagnosis
-
-  var lastFailure: RegistryError? { content.outage }
 }
