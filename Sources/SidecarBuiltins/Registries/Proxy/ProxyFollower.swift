@@ -14,6 +14,8 @@ final class ProxyFollower: @unchecked Sendable {
   static let eventBytesMax = 4 << 20
   /// After this silence of a watch by lines the sidecar is asked for a sign of life.
   static let silence = Duration.seconds(30)
+  /// After so many silences in a row the watch is begun anew: its connection may be dead though the sidecar lives.
+  static let silencesMax = 10
   /// A sidecar of 2018 pings each 54 s.
   static let webSocketSilence = Duration.seconds(75)
   /// How often everything is read anew where changes may have been dropped.
@@ -86,15 +88,18 @@ final class ProxyFollower: @unchecked Sendable {
 
   private func followLines(_ lines: LineStream, _ endpoint: HTTPEndpoint) async throws(HTTPFailure) {
     var initial: [Key: Service]? = [:]
-    while true {
+    var silences = 0
+    while silences < Self.silencesMax {
       var line: [UInt8]?
       do throws(HTTPFailure) {
         line = try await lines.next(silence: Self.silence, driver: driver)
       } catch {
         guard error.cause == .timedOut else { throw error }
         try await requireLife(of: endpoint)
+        silences += 1
         continue
       }
+      silences = 0
       guard let line else { throw HTTPFailure(endpoint: endpoint, cause: .closed("it ended the watch")) }
       guard let event = event(line) else { continue }
       if event.action == "synced" {
