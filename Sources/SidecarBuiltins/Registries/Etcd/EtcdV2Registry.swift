@@ -13,7 +13,7 @@ public final class EtcdV2Registry: Registry, @unchecked Sendable {
   /// Seconds a watch waits for a change before it is asked anew.
   static let waitSeconds: Int64 = 30
 
-  public let name = "etcdv2"
+  public let name: String
   let options: EtcdOptions
   let driver: any HostDriver
   private let client: HTTPClient
@@ -23,6 +23,7 @@ public final class EtcdV2Registry: Registry, @unchecked Sendable {
 
   public init(environment: PluginEnvironment) throws(ConfigurationError) {
     options = try EtcdOptions(environment, "etcdv2", writes: "plugin")
+    name = options.options.instanceName
     driver = environment.driver
     garbage = GarbageLog(registry: "etcdv2", log: environment.log)
     client = HTTPClient(driver: driver, endpoints: options.endpoints, tls: options.tls)
