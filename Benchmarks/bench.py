@@ -19,6 +19,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 import tempfile
 
 from contenders import Envoy, HAProxy, Nginx, Node, Sidecar
@@ -73,7 +74,7 @@ def measure(program, cores, contender, results, arguments):
 
 def measure_idle(program, cores, contender, count):
     """Kilobytes per connection that has made one request and then waits."""
-    before = contender.resident_kilobytes()
+    before = contender.anonymous_kilobytes()
     holder = subprocess.Popen(
         [program, "--port", str(contender.port), "--idle", str(count)],
         stdin=subprocess.PIPE,
@@ -81,7 +82,7 @@ def measure_idle(program, cores, contender, count):
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     holder.stdout.readline()
-    after = contender.resident_kilobytes()
+    after = contender.anonymous_kilobytes()
     holder.communicate()
     if holder.returncode:
         raise SystemExit("%s did not hold %d idle connections:\n%s" % (contender.name, count, contender.log_text()))
@@ -237,6 +238,8 @@ def main():
         try:
             for contender in contenders:
                 contender.start(others if contender is node else measured)
+            time.sleep(2)  # what is fresh but settled
+            for contender in contenders:
                 results[contender.name].fresh_kilobytes = contender.resident_kilobytes()
             for turn in range(arguments.rounds + 1):
                 for contender in contenders:

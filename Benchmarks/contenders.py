@@ -128,8 +128,15 @@ class Contender:
         return int(fields[11]), int(fields[12])
 
     def resident_kilobytes(self):
+        return self._status("VmRSS")
+
+    def anonymous_kilobytes(self):
+        """Resident memory without the program's code, which comes and goes with what is mapped."""
+        return self._status("RssAnon")
+
+    def _status(self, row):
         with open("/proc/%d/status" % self.process.pid) as stream:
-            return int(re.search(r"VmRSS:\s+(\d+)", stream.read()).group(1))
+            return int(re.search(row + r":\s+(\d+)", stream.read()).group(1))
 
 
 class Node(Contender):

@@ -1,6 +1,6 @@
 // What a node answers, and the requests that ask it. Input: a byte of mode and one of codec and node; then a raw HTTP
 // response, or a body, or the parts of a call separated by line ends.
-// core: Wire/HTTP1 Wire/JSON Wire/Mucp Wire/Protobuf/ProtobufReader.swift Wire/ByteBuffer.swift Wire/WireError.swift Model/Service.swift Model/SidecarError.swift Model/MicroError.swift Model/GRPCStatus.swift Model/GRPCFailure.swift Wire/MessagePack Wire/BSON Wire/FixedBytes.swift Observe/UTCTime.swift
+// core: Wire/HTTP1 Wire/JSON Wire/Mucp Wire/Protobuf/ProtobufReader.swift Wire/Protobuf/ProtoJSONForm.swift Wire/ByteBuffer.swift Wire/WireError.swift Model/Service.swift Model/SidecarError.swift Model/MicroError.swift Model/GRPCStatus.swift Model/GRPCFailure.swift Wire/MessagePack Wire/BSON Wire/FixedBytes.swift Observe/UTCTime.swift
 // support: MucpOracle.swift
 
 import SidecarCore

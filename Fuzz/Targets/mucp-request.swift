@@ -1,6 +1,6 @@
 // What a framework caller sends, and the replies to it. Input: a byte that chooses between raw HTTP and a head made of
 // choices; then the request, or the choices and the body. The last 16 bytes double as an error's text.
-// core: Wire/HTTP1 Wire/JSON Wire/Mucp Wire/Protobuf/ProtobufReader.swift Wire/ByteBuffer.swift Wire/WireError.swift Model/Service.swift Model/SidecarError.swift Model/MicroError.swift Model/GRPCStatus.swift Model/GRPCFailure.swift Wire/MessagePack Wire/BSON Wire/FixedBytes.swift Observe/UTCTime.swift
+// core: Wire/HTTP1 Wire/JSON Wire/Mucp Wire/Protobuf/ProtobufReader.swift Wire/Protobuf/ProtoJSONForm.swift Wire/ByteBuffer.swift Wire/WireError.swift Model/Service.swift Model/SidecarError.swift Model/MicroError.swift Model/GRPCStatus.swift Model/GRPCFailure.swift Wire/MessagePack Wire/BSON Wire/FixedBytes.swift Observe/UTCTime.swift
 // support: MucpOracle.swift
 
 import SidecarCore

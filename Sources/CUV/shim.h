@@ -1,6 +1,8 @@
 // libuv as Swift sees it. Casts, macros and unions only: no logic lives here.
 #pragma once
+#include <elf.h>
 #include <netinet/in.h>
+#include <sys/auxv.h>
 #include <sys/socket.h>
 #include <uv.h>
 

@@ -26,6 +26,8 @@ final class Server {
     log.warning("the app has not ended after \(settings.drain); it is killed")
     app?.signal(SIGKILL)
   }
+  /// Fires when a start is over.
+  private lazy var settleTimer = LoopTimer { [unowned self] in driver.releaseIdleCode() }
 
   /// Errors: a plug-in refuses its configuration, or the loop cannot be made.
   init(settings: Settings, plugins: PluginTable, command: [String], log: any LogSink) throws {
@@ -47,7 +49,7 @@ final class Server {
         try driver.onSignal(number) { [unowned self] in app?.signal(number) }
       }
       try sidecar.start(
-        onServing: { [unowned self] in startApp() }, onStopped: { [unowned self] in stopped($0) })
+        onServing: { [unowned self] in serving() }, onStopped: { [unowned self] in stopped($0) })
     } catch {
       log.error(
         "cannot start: \(error.message)", [("operation", error.operation), ("code", error.code)])
@@ -55,6 +57,11 @@ final class Server {
     }
     driver.run()
     return exitCode
+  }
+
+  private func serving() {
+    driver.timers.arm(settleTimer, after: 1_000_000_000, from: driver.now)
+    startApp()
   }
 
   /// The app starts once its sidecar takes calls, so its first call cannot be too early.
@@ -110,6 +117,7 @@ final class Server {
   private func finish(_ code: Int32) {
     exitCode = code
     killTimer.cancel()
+    settleTimer.cancel()
     driver.stop()
   }
 }

@@ -143,7 +143,7 @@ class BadInput(BlackBox):
                 sent += connection.sock.send(OK * 100)
         except BlockingIOError:
             pass  # the sidecar stopped reading: that is the bound
-        before = self.sidecar.resident_kilobytes()
+        before = self.sidecar.anonymous_kilobytes()
         self.assertLess(before, 40_000)
         connection.close()
 

@@ -167,7 +167,7 @@ class PassThrough(BlackBox):
 
         eventually(stands_still, 20, "the server standing still")
         self.assertLess(self.node.greeter.sent, 30)
-        self.assertLess(self.sidecar.resident_kilobytes(), 100_000)
+        self.assertLess(self.sidecar.anonymous_kilobytes(), 100_000)
         call.cancel()
 
     def test_many_callers_at_once(self):

@@ -291,10 +291,10 @@ class Outbound(BlackBox):
         _, sidecar = self.begin(send, kind=TransportStreamNode, endpoints=["Data.Send"])
         lines = Lines(sidecar.port, "/hello/data/send", [("Accept", "application/x-ndjson")], chunked=False)
         lines.head()
-        before, received, most = sidecar.resident_kilobytes(), 0, 0
+        before, received, most = sidecar.anonymous_kilobytes(), 0, 0
         while (data := lines.chunk()) is not None:
             received += len(data)
-            most = max(most, sidecar.resident_kilobytes())
+            most = max(most, sidecar.anonymous_kilobytes())
         self.assertGreaterEqual(received, total // 60_000 * 60_000)
         self.assertLess(most - before, 6000)
 

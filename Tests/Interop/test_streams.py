@@ -222,7 +222,7 @@ class Outbound(BlackBox):
                 sent[0] += 60000
 
         node, sidecar = self.begin(flood, "Data.Flood")
-        before = sidecar.resident_kilobytes()
+        before = sidecar.anonymous_kilobytes()
         lines = Lines(sidecar.port, "/hello/data/flood", NDJSON)
         lines.send({})
         lines.head()
@@ -230,7 +230,7 @@ class Outbound(BlackBox):
         while seen != sent[0]:  # until the writer is stopped
             seen = sent[0]
             time.sleep(0.3)  # between two looks
-        self.assertLess(sidecar.resident_kilobytes() - before, 4000)
+        self.assertLess(sidecar.anonymous_kilobytes() - before, 4000)
         self.assertLess(seen, 40_000_000)
         for _ in range(200):
             self.assertEqual(len(lines.line()["data"]), 60000)
@@ -255,11 +255,11 @@ class Outbound(BlackBox):
         connection = Connection(sock)
         connection.send(b"GET /hello/data/send HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
         connection.until(b"\r\n\r\n")
-        before, received, most = sidecar.resident_kilobytes(), 0, 0
+        before, received, most = sidecar.anonymous_kilobytes(), 0, 0
         while (length := int(connection.until(b"\r\n"), 16)) > 0:
             received += len(connection.exactly(length))
             connection.exactly(2)
-            most = max(most, sidecar.resident_kilobytes())
+            most = max(most, sidecar.anonymous_kilobytes())
         self.assertGreaterEqual(received, total // size * size)
         self.assertLess(most - before, 4000)
         print("        %d MiB through 64 KiB: at most %.1f MB more" % (received >> 20, (most - before) / 1000))

@@ -191,7 +191,7 @@ class FromTheApp(BlackBox):
                 sent[0] += 60000
 
         sidecar = self.begin(flood, "Data.Flood")
-        before = sidecar.resident_kilobytes()
+        before = sidecar.anonymous_kilobytes()
         talk = self.dial(sidecar, "/hello/data/flood", max_queue=1)
         talk.send("{}")
         talk.recv(timeout=10)
@@ -199,7 +199,7 @@ class FromTheApp(BlackBox):
         while seen != sent[0]:  # until the writer is stopped
             seen = sent[0]
             time.sleep(0.3)  # between two looks
-        self.assertLess(sidecar.resident_kilobytes() - before, 4000)
+        self.assertLess(sidecar.anonymous_kilobytes() - before, 4000)
         self.assertLess(seen, 40_000_000)
         for _ in range(200):
             self.assertEqual(len(talk.recv(timeout=10)), 60012)
@@ -217,7 +217,7 @@ class FromTheApp(BlackBox):
             done.set()
 
         sidecar = self.begin(sleepy, "Data.Sink")
-        before = sidecar.resident_kilobytes()
+        before = sidecar.anonymous_kilobytes()
         talk = self.dial(sidecar, "/hello/data/sink", ping_interval=None)
         text = json.dumps({"data": "x" * 60000})
 
@@ -234,7 +234,7 @@ class FromTheApp(BlackBox):
             seen = pushed[0]
             time.sleep(0.3)  # between two looks
         self.assertLess(seen, 40_000_000)
-        self.assertLess(sidecar.resident_kilobytes() - before, 4000)
+        self.assertLess(sidecar.anonymous_kilobytes() - before, 4000)
         go_on.set()
         self.assertTrue(done.wait(60))
         pusher.join(10)

@@ -1,25 +1,6 @@
 // JSON ⇄ protobuf for the calls of one worker: finds the types behind an endpoint and translates one message at a time.
 // What is JSON to whom: see `JSONAudience`.
 
-/// Who reads the JSON made of a protobuf message (wire/rpc.md §3.4).
-package enum JSONAudience: Sendable {
-  /// Apps, browsers and people: protobuf's own JSON.
-  case people
-  /// go-micro from v0.22 on: names as in the .proto file, plain numbers and enum numbers, which every version of it reads;
-  /// well-known types in their canonical form, which v1.7 and later insist on.
-  case framework
-  /// Before that: plain encoding/json throughout.
-  case oldFramework
-
-  var form: ProtoJSONForm {
-    switch self {
-    case .people: .canonical
-    case .framework: [.originalNames, .plainIntegers, .enumNumbers]
-    case .oldFramework: .goMicro
-    }
-  }
-}
-
 /// Which of a method's two messages is meant.
 package enum MessageDirection: Sendable { case request, reply }
 
