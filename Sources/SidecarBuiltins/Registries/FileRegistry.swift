@@ -15,6 +15,7 @@ public final class FileRegistry: Registry, @unchecked Sendable {
   static let settleNanoseconds: Int64 = 100_000_000
 
   public let name: String
+  public var mayForget: Bool { false }
   private let path: String
   private let driver: any HostDriver
   private let log: any LogSink

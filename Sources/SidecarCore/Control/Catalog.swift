@@ -5,12 +5,18 @@
 //   registry 1 ─▶ RegistryView ─┼─ merge by service, version and node id ─▶ ServiceEntry ─▶ CatalogDelta ─▶ workers
 //   registry 2 ─▶ RegistryView ─┘  (of those reachable the registry configured first wins, then those that are not)
 //
+// A registry that comes back from an outage without most of a service's nodes has more likely forgotten them than seen them
+// all leave. They stay in use until they register again or `keptAfterOutageNanoseconds` are over; those that are gone refuse
+// connections, which the selector sees to. Eureka calls the like self-preservation.
+//
 // Registries are not trusted. An entry that breaks a rule of `RegistryView` is skipped, counted, and logged once.
 
 /// Threading: the control loop only (`Sendable` so that tasks on that loop's executor may hold it).
 package final class Catalog: @unchecked Sendable {
   /// Log lines about entries that were skipped, in all; after that they are only counted.
   package static let skipLogLinesMax = 256
+  /// How long nodes that a registry forgot stay in use: go-micro's services register every 30 s.
+  package static let keptAfterOutageNanoseconds: Int64 = 45_000_000_000
 
   private struct Source {
     var name: String
@@ -23,8 +29,32 @@ package final class Catalog: @unchecked Sendable {
     var events = 0
     /// Names known only from lookups: the watch has not told of them.
     var unconfirmed: Set<ServiceName> = []
+    /// Nodes that it forgot in an outage; nil: none.
+    var forgotten: RegistryView?
+    var forgottenUntil = Instant.distantFuture
+
+    /// Versions of a service with the nodes it has and those it forgot.
+    func versions(of name: ServiceName) -> [String: Service] {
+      let known = view[name] ?? [:]
+      guard let old = forgotten?[name] else { return known }
+      return known.merging(old) { known, old in
+        var both = known
+        both.nodes += old.nodes
+        return both
+      }
+    }
+
+    var names: Set<ServiceName> { Set(view.names).union(forgotten.map { Set($0.names) } ?? []) }
+
+    /// These are known by the registry itself, or gone from it: they are not kept any more.
+    mutating func dropForgotten(_ services: [Service], dirty: inout Set<ServiceName>) {
+      guard forgotten != nil else { return }
+      for service in services { forgotten?.removeReplaced(by: service, dirty: &dirty) }
+      if forgotten?.names.isEmpty == true { forgotten = nil }
+    }
   }
 
+  private let limits: RegistryView.Limits
   private var sources: [Source]
   private var entries: [ServiceName: ServiceEntry] = [:]
   private var revision: UInt64 = 0
@@ -45,14 +75,16 @@ package final class Catalog: @unchecked Sendable {
     schedule: @escaping (@escaping () -> Void) -> Void
   ) {
     sources = registries.map { Source(name: $0, view: RegistryView(limits: limits), confirmed: now) }
+    self.limits = limits
     self.log = log
     self.schedule = schedule
   }
 
   // MARK: What registries say
 
-  /// One event of the registry at position `registry`. A snapshot ends an outage.
-  package func apply(_ event: RegistryEvent, from registry: Int, now: Instant) {
+  /// One event of the registry at position `registry`. A snapshot ends an outage; what it lacks after one is kept for a
+  /// while where the registry may have forgotten it (`Registry.mayForget`).
+  package func apply(_ event: RegistryEvent, from registry: Int, mayForget: Bool = true, now: Instant) {
     counters.events += 1
     sources[registry].events += 1
     sources[registry].confirmed = now
@@ -61,21 +93,51 @@ package final class Catalog: @unchecked Sendable {
     case .snapshot(let services):
       let wasStale = sources[registry].phase != .current
       sources[registry].phase = .current
-      if wasStale { dirty.formUnion(sources[registry].view.names) }
+      if wasStale { dirty.formUnion(sources[registry].names) }
       sources[registry].unconfirmed.removeAll()
+      let before = wasStale && mayForget ? sources[registry].view : nil
       skips = sources[registry].view.replaceAll(services, dirty: &dirty)
+      sources[registry].dropForgotten(services, dirty: &dirty)
+      if let before { keep(before.forgotten(by: sources[registry].view), from: registry, now: now) }
       if wasStale {
         for observer in syncObservers { observer(registry) }
       }
     case .upsert(let service):
       sources[registry].unconfirmed.remove(service.name)
       skips = sources[registry].view.upsert(service, dirty: &dirty)
+      sources[registry].dropForgotten([service], dirty: &dirty)
     case .remove(let service):
       sources[registry].unconfirmed.remove(service.name)
       sources[registry].view.remove(service, dirty: &dirty)
+      sources[registry].dropForgotten([service], dirty: &dirty)
       skips = []
     }
     note(skips, from: registry)
+    scheduleFlush()
+  }
+
+  private func keep(_ services: [Service], from registry: Int, now: Instant) {
+    guard !services.isEmpty else { return }
+    var kept = sources[registry].forgotten ?? RegistryView(limits: limits)
+    for service in services { _ = kept.upsert(service, dirty: &dirty) }
+    sources[registry].forgotten = kept
+    sources[registry].forgottenUntil = now.advanced(byNanoseconds: Self.keptAfterOutageNanoseconds)
+    let count = services.reduce(0) { $0 + $1.nodes.count }
+    log.warning(
+      "registry \(sources[registry].name) has forgotten \(count == 1 ? "a node" : "\(count) nodes"): kept until they "
+        + "register again, at most \(Self.keptAfterOutageNanoseconds / 1_000_000_000) s")
+  }
+
+  /// When the nodes that a registry forgot are to be dropped; nil: it has forgotten none.
+  package func forgottenUntil(_ registry: Int) -> Instant? {
+    sources[registry].forgotten == nil ? nil : sources[registry].forgottenUntil
+  }
+
+  /// Drops what the registry forgot and nobody registered again, once its time is over.
+  package func dropForgotten(_ registry: Int, now: Instant) {
+    guard let forgotten = sources[registry].forgotten, now >= sources[registry].forgottenUntil else { return }
+    dirty.formUnion(forgotten.names)
+    sources[registry].forgotten = nil
     scheduleFlush()
   }
 
@@ -84,6 +146,7 @@ package final class Catalog: @unchecked Sendable {
     let isNew = !sources[registry].view.contains(name)
     for service in services where service.name == name {
       note(sources[registry].view.upsert(service, dirty: &dirty), from: registry)
+      sources[registry].dropForgotten([service], dirty: &dirty)
     }
     if isNew, sources[registry].view.contains(name) { sources[registry].unconfirmed.insert(name) }
     scheduleFlush()
@@ -116,7 +179,7 @@ package final class Catalog: @unchecked Sendable {
     sources[registry].phase = .stale
     sources[registry].confirmed = now
     sources[registry].outages += 1
-    dirty.formUnion(sources[registry].view.names)
+    dirty.formUnion(sources[registry].names)
     scheduleFlush()
     return true
   }
@@ -136,13 +199,13 @@ package final class Catalog: @unchecked Sendable {
 
   /// The services one registry has, a value for each version.
   package func content(of registry: Int) -> [Service] {
-    sources[registry].view.names.sorted().flatMap { name in
+    sources[registry].names.sorted().flatMap { name in
       versions(of: name, in: registry).values.sorted { $0.version < $1.version }
     }
   }
-  package func names(of registry: Int) -> [ServiceName] { Array(sources[registry].view.names) }
+  package func names(of registry: Int) -> [ServiceName] { Array(sources[registry].names) }
   package func versions(of name: ServiceName, in registry: Int) -> [String: Service] {
-    sources[registry].view[name] ?? [:]
+    sources[registry].versions(of: name)
   }
 
   package func entry(_ name: ServiceName) -> ServiceEntry? { entries[name] }
@@ -225,8 +288,7 @@ package final class Catalog: @unchecked Sendable {
     let stale = sources.indices.filter { sources[$0].phase == .stale }
     let isStale = !reachable.contains { sources[$0].view.contains(name) }
     for index in reachable + stale {
-      guard let known = sources[index].view[name] else { continue }
-      for (version, service) in known {
+      for (version, service) in sources[index].versions(of: name) {
         if versions[version] == nil {
           versions[version] = Service(
             name: name, version: version, metadata: service.metadata, endpoints: service.endpoints)

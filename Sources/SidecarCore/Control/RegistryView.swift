@@ -43,6 +43,27 @@ package struct RegistryView {
   /// Versions of a service; nil when it is not there.
   package subscript(name: ServiceName) -> [String: Service]? { services[name] }
 
+  /// The nodes of `self` that `newer` lacks, of those services that lost more than half of their nodes: what a registry
+  /// forgot rather than what left. A node whose address `newer` has under another id is not among them.
+  package func forgotten(by newer: RegistryView) -> [Service] {
+    var forgotten: [Service] = []
+    for (name, versions) in services where newer.services[name] != versions {
+      let known = newer.services[name] ?? [:]
+      let addresses = Set(known.values.flatMap { $0.nodes.map(\.address) })
+      var missing = 0
+      var found: [Service] = []
+      for (version, service) in versions {
+        let ids = Set((known[version]?.nodes ?? []).map(\.id))
+        var left = service
+        left.nodes.removeAll { ids.contains($0.id) || addresses.contains($0.address) }
+        missing += left.nodes.count
+        if !left.nodes.isEmpty { found.append(left) }
+      }
+      if missing * 2 > versions.values.reduce(0, { $0 + $1.nodes.count }) { forgotten += found }
+    }
+    return forgotten
+  }
+
   // MARK: Changes. Each adds to `dirty` the names whose content may have changed.
 
   /// Everything is replaced. Names whose content stays equal are not made dirty.
@@ -115,6 +136,17 @@ package struct RegistryView {
     versions[service.version] = known.nodes.isEmpty ? nil : known
     services[service.name] = versions.isEmpty ? nil : versions
     dirty.insert(service.name)
+  }
+
+  /// Removes the nodes of `service` by version and id, and those of any version that have the address of one of them.
+  package mutating func removeReplaced(by service: Service, dirty: inout Set<ServiceName>) {
+    guard let versions = services[service.name] else { return }
+    let ids = Set(service.nodes.map(\.id))
+    let addresses = Set(service.nodes.map(\.address))
+    for (version, var known) in versions {
+      known.nodes.removeAll { !addresses.contains($0.address) && !(version == service.version && ids.contains($0.id)) }
+      if !known.nodes.isEmpty { remove(known, dirty: &dirty) }
+    }
   }
 
   /// Removes all versions of a service.

@@ -24,6 +24,10 @@ package final class WatchSupervisor: @unchecked Sendable {
   private var firstSnapshotAt: Instant?
   /// Counts watches, so that one given up and not yet ended is not heard any more.
   private var attempt = 0
+  private lazy var forgottenTimer = LoopTimer { [unowned self] in
+    catalog.dropForgotten(index, now: driver.now)
+    armForgottenTimer()
+  }
 
   /// The registry answers again after an outage: time to write registrations again, it may have lost them.
   package var onRecovered: (() -> Void)?
@@ -47,6 +51,7 @@ package final class WatchSupervisor: @unchecked Sendable {
   package func stop() {
     task?.cancel()
     task = nil
+    forgottenTimer.cancel()
   }
 
   private func run() async {
@@ -76,9 +81,10 @@ package final class WatchSupervisor: @unchecked Sendable {
 
   private func received(_ event: RegistryEvent, _ attempt: Int) {
     guard task != nil, attempt == self.attempt else { return }
-    catalog.apply(event, from: index, now: driver.now)
+    catalog.apply(event, from: index, mayForget: registry.mayForget, now: driver.now)
     guard case .snapshot = event, firstSnapshotAt == nil else { return }
     firstSnapshotAt = driver.now
+    armForgottenTimer()
     if let since = outageSince {
       outageSince = nil
       log.info(
@@ -86,6 +92,11 @@ package final class WatchSupervisor: @unchecked Sendable {
         [("outage_seconds", "\(driver.now.nanoseconds(since: since) / 1_000_000_000)")])
       onRecovered?()
     }
+  }
+
+  private func armForgottenTimer() {
+    guard let until = catalog.forgottenUntil(index) else { return }
+    driver.timers.arm(forgottenTimer, after: until.nanoseconds(since: driver.now), from: driver.now)
   }
 
   private func watchEnded(_ failure: RegistryError) {

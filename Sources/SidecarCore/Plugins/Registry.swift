@@ -47,6 +47,9 @@ public protocol Registry: Sendable {
   /// What is written stays when this process ends, until its ttl passes. False for a registry that is spoken for by its
   /// members, such as mdns.
   var keepsEntries: Bool { get }
+  /// Services write themselves in here and renew that, so after an outage it may lack nodes that are there all the same.
+  /// False for a registry that is kept by others, such as DNS: what it does not say is not.
+  var mayForget: Bool { get }
   /// Writes the nodes of `service`, replacing those of the same id. Called again within `ttl` to keep them: an entry
   /// not renewed for `ttl` may vanish. Nil: it stays until deregistered. Twice with equal values changes nothing.
   func register(_ service: Service, ttl: Duration?) async throws(RegistryError)
@@ -64,4 +67,5 @@ public protocol Registry: Sendable {
 
 extension Registry {
   public var keepsEntries: Bool { true }
+  public var mayForget: Bool { true }
 }

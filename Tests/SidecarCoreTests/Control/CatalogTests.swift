@@ -180,6 +180,78 @@ private final class Rig {
     #expect(rig.catalog.entry("greeter")?.nodes.map(\.node.address) == ["10.0.0.1:1"])
   }
 
+  // MARK: Registries that forget
+
+  /// As `greeter`, each node with an address of its own.
+  private func spread(_ ids: String...) -> Service {
+    Service(
+      name: "greeter", version: "1",
+      nodes: ids.map { Node(id: $0, address: "10.0.0.1:\($0.utf8.first ?? 1)") })
+  }
+
+  /// Two services, an outage, and what the registry says after it.
+  private func forgetting(_ after: [Service]) -> Rig {
+    let rig = Rig()
+    rig.apply(.snapshot([spread("a", "b", "c"), service("other")]))
+    rig.catalog.lost(0, cause: "gone", now: rig.now)
+    rig.apply(.snapshot(after))
+    rig.endTurn()
+    return rig
+  }
+
+  @Test func `what a registry has forgotten after an outage stays in use for a while`() throws {
+    let rig = forgetting([])
+    #expect(rig.ids() == ["a", "b", "c"] && rig.ids("other") == ["a"])
+    #expect(rig.catalog.entry("greeter")?.isStale == true)
+    #expect(rig.catalog.content(of: 0).map(\.name) == ["greeter", "other"])
+    #expect(rig.log.count(.warning, containing: "forgotten 4 nodes") == 1)
+    let until = try #require(rig.catalog.forgottenUntil(0))
+    rig.catalog.dropForgotten(0, now: until.advanced(byNanoseconds: -1))
+    rig.endTurn()
+    #expect(rig.ids() == ["a", "b", "c"])
+    rig.catalog.dropForgotten(0, now: until)
+    rig.endTurn()
+    #expect(rig.ids() == nil && rig.ids("other") == nil && rig.catalog.forgottenUntil(0) == nil)
+  }
+
+  @Test func `forgotten nodes that register again are known as before, and leave as others do`() {
+    let rig = forgetting([spread("a")])
+    #expect(rig.ids() == ["a", "b", "c"])
+    rig.apply(.upsert(spread("b")))
+    rig.apply(.upsert(service("other")))
+    rig.apply(.remove(spread("c")))
+    rig.endTurn()
+    #expect(rig.ids() == ["a", "b"])
+    #expect(rig.catalog.entry("greeter")?.nodes.map(\.origins) == [[0], [0]])
+    #expect(rig.catalog.entry("other")?.isStale == false)
+    rig.apply(.remove(spread("b")))
+    rig.endTurn()
+    #expect(rig.ids() == ["a"] && rig.catalog.forgottenUntil(0) == nil)
+  }
+
+  @Test func `a forgotten node that registers under another id or version is one node`() {
+    let rig = Rig()
+    rig.apply(.snapshot([greeter("a", port: 1)]))
+    rig.catalog.lost(0, cause: "gone", now: rig.now)
+    rig.apply(.snapshot([]))
+    rig.apply(.upsert(greeter("new", version: "2", port: 1)))
+    rig.endTurn()
+    #expect(rig.ids() == ["new"])
+  }
+
+  @Test func `the smaller part of a service that is gone after an outage has left`() {
+    let rig = forgetting([spread("a", "b"), service("other")])
+    #expect(rig.ids() == ["a", "b"] && rig.catalog.forgottenUntil(0) == nil)
+  }
+
+  @Test func `without an outage what is gone is gone`() {
+    let rig = Rig()
+    rig.apply(.snapshot([spread("a", "b", "c")]))
+    rig.apply(.snapshot([]))
+    rig.endTurn()
+    #expect(rig.ids() == nil)
+  }
+
   /// Entries as a broken or hostile registry might report them, by what is wrong with each.
   private static let garbage: [String: Service] = [
     "empty name": service(""),
@@ -322,6 +394,9 @@ private final class Rig {
         default: rig.endTurn()
         }
       }
+      rig.endTurn()
+      rig.now = rig.now.advanced(by: .seconds(45))
+      for registry in 0..<3 { rig.catalog.dropForgotten(registry, now: rig.now) }
       rig.endTurn()
       // A worker that only ever saw deltas must agree with the catalog, and both with the model.
       var worker: [String: ServiceEntry] = [:]

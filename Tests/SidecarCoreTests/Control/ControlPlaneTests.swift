@@ -110,8 +110,9 @@ import Testing
       try control.world.require(catalog.entry("steady") != nil, "an outage takes no service away")
     }
     for registry in registries { registry.mode = .up }
-    // A watch that hangs is given up after half a minute, and begun again within ten seconds.
-    control.world.run(for: .seconds(42))
+    // A watch that hangs is given up after half a minute, and begun again within ten seconds; what
+    // a registry forgot is kept for 45 s after that.
+    control.world.run(for: .seconds(42 + 46))
     for name in ["s0", "s1", "s2", "steady"] {
       let expected = Set(registries.flatMap { $0.ids(name) }).sorted()
       let found = catalog.entry(name)?.nodes.map(\.node.id) ?? []

@@ -46,12 +46,19 @@ private struct RecordedSession {
     let sessions = try RecordedSession.all("v014-registry-zookeeper-" + name)
     #expect(!sessions.isEmpty)
     var operations: Set<Int32> = []
+    var connected = 0
     for session in sessions {
-      #expect(withoutLength(ZooKeeperWire.connect(.none, timeout: 5000, lastZxid: 0)) == session.requests.first)
-      let granted = try ZooKeeperWire.session(try #require(session.replies.first))
-      #expect(granted.timeout == 5000 && granted.id != 0 && granted.password.count == 16)
+      var (requests, replies) = (session.requests[...], session.replies[...])
+      // A recording of a client that was connected already begins with a request, whose xid is above 0.
+      if try #require(requests.first).prefix(4) == [0, 0, 0, 0] {
+        #expect(withoutLength(ZooKeeperWire.connect(.none, timeout: 5000, lastZxid: 0)) == requests.removeFirst())
+        let granted = try ZooKeeperWire.session(try #require(replies.first))
+        replies.removeFirst()
+        #expect(granted.timeout == 5000 && granted.id != 0 && granted.password.count == 16)
+        connected += 1
+      }
       var bodies: [Int32: Int32] = [:]
-      for request in session.requests.dropFirst() {
+      for request in requests {
         var reader = ZooKeeperReader(request)
         let (xid, code) = (try reader.int32(), try reader.int32())
         operations.insert(code)
@@ -66,7 +73,7 @@ private struct RecordedSession {
         // What follows the path is compared where it is flags alone.
         if rest.allSatisfy({ $0 < 2 }) { #expect(withoutLength(written) == request) }
       }
-      for frame in session.replies.dropFirst() {
+      for frame in replies {
         let (reply, zxid) = try ZooKeeperWire.reply(frame)
         #expect(reply.xid < 0 || bodies[reply.xid] != nil)
         #expect(zxid >= -1)
@@ -80,7 +87,8 @@ private struct RecordedSession {
         }
       }
     }
-    #expect(operations.contains(ZooKeeperWire.Operation.exists.rawValue))
+    #expect(!operations.isEmpty)
+    #expect(connected == (name == "deregister" ? 0 : 2))
   }
 
   @Test func `a list of children is read, and a cut one is an error wherever it is cut`() throws {

@@ -12,6 +12,7 @@ import SidecarCore
 /// Threading: the loop of its environment, as all registries.
 public final class KubernetesRegistry: DiagnosableRegistry, @unchecked Sendable {
   public let name: String
+  public var mayForget: Bool { false }
   let api: KubernetesAPI
   private let driver: any HostDriver
   private let log: any LogSink
