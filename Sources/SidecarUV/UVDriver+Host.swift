@@ -50,8 +50,8 @@ extension UVDriver {
     for part in table where part.p_type == UInt32(PT_LOAD) && part.p_flags & UInt32(PF_X | PF_W) == UInt32(PF_X) {
       let first = (base &+ UInt(part.p_vaddr)) / page * page
       let end = base &+ UInt(part.p_vaddr) &+ UInt(part.p_memsz)
-      // Refused: nothing is lost by it.
-      if end > first, let start = UnsafeMutableRawPointer(bitPattern: first) { madvise(start, Int(end - first), MADV_DONTNEED) }
+      guard end > first, let start = UnsafeMutableRawPointer(bitPattern: first) else { continue }
+      madvise(start, Int(end - first), MADV_DONTNEED)
     }
   }
 }

@@ -131,7 +131,11 @@ public final class DNSRegistry: Registry, @unchecked Sendable {
         }
       }
     }
-    if round.answered { content.inSync() } else if let failure = round.failure { content.lost(.unavailable("dns: \(failure.description)")) }
+    if round.answered {
+      content.inSync()
+    } else if let failure = round.failure {
+      content.lost(.unavailable("dns: \(failure.description)"))
+    }
     return (wake, due.values.min() ?? .distantFuture)
   }
 
