@@ -3,7 +3,9 @@
 #pragma once
 #include <dlfcn.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <openssl/x509_vfy.h>
@@ -12,9 +14,11 @@
 #define COPENSSL_OF_CRYPTO(X) \
   X(ASN1_STRING_get0_data) X(ASN1_STRING_length) X(BIO_ctrl) X(BIO_ctrl_pending) X(BIO_free) X(BIO_new) \
   X(BIO_new_mem_buf) X(BIO_read) X(BIO_s_mem) X(BIO_write) X(ERR_clear_error) X(ERR_get_error) X(ERR_peek_error) \
-  X(ERR_peek_last_error) X(ERR_reason_error_string) X(EVP_PKEY_free) X(GENERAL_NAMES_free) \
+  X(ERR_peek_last_error) X(ERR_reason_error_string) X(EVP_CIPHER_CTX_ctrl) X(EVP_CIPHER_CTX_free) X(EVP_CIPHER_CTX_new) \
+  X(EVP_CipherFinal_ex) X(EVP_CipherInit_ex) X(EVP_CipherUpdate) X(EVP_PKEY_free) X(EVP_aes_128_gcm) \
+  X(EVP_aes_192_gcm) X(EVP_aes_256_gcm) X(GENERAL_NAMES_free) \
   X(GENERAL_NAME_get0_value) X(OPENSSL_sk_num) X(OPENSSL_sk_value) X(PEM_read_bio_PrivateKey) \
-  X(PEM_read_bio_X509) X(X509_STORE_add_cert) X(X509_VERIFY_PARAM_set1_ip_asc) X(X509_VERIFY_PARAM_set_hostflags) \
+  X(PEM_read_bio_X509) X(RAND_bytes) X(X509_STORE_add_cert) X(X509_VERIFY_PARAM_set1_ip_asc) X(X509_VERIFY_PARAM_set_hostflags) \
   X(X509_free) X(X509_get_ext_d2i) X(X509_verify_cert_error_string)
 
 #define COPENSSL_OF_SSL(X) \

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 
 from gomicro import App
 from registrypeers import RegistryBlackBox, recorded, recorded_datagrams
-from sidecar import eventually, free_ports
+from sidecar import command, eventually, free_ports
 
 
 class GossipRegistry(RegistryBlackBox):
@@ -39,6 +40,40 @@ class GossipRegistry(RegistryBlackBox):
         second.stop()
         eventually(lambda: not self.addresses(first, "two") and not self.addresses(third, "two"), within=2)
         print("        a member's leaving is seen after %.0f ms" % ((time.monotonic() - begun) * 1000))
+
+    def test_an_encrypted_cluster(self):
+        """Members with a key find each other, one of them by a file that holds a second; others are told why they do not."""
+        ports = free_ports(4)
+        with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
+            keys.write("micro-gossip-key\nfedcba9876543210\n")
+            keys.flush()
+            first = self.member(ports[0], name="one", options="&secure=true")
+            second = self.member(ports[1], ports[0], name="two", options="&key_file=" + keys.name)
+            for sidecar in (first, second):
+                for name in ("one", "two"):
+                    eventually(lambda: len(self.addresses(sidecar, name)) == 1, 10, what=name)
+            self.assertEqual(first.rpc("two", "Say.Hello", {"name": "a"}).json(), {"msg": "Hello a"})
+            plain = self.member(ports[2], ports[0], name="plain", wait=False)
+            eventually(lambda: "members of an encrypted cluster" in plain.text(), 10, "the cause")
+            other = self.member(ports[3], ports[0], name="other", options="&key=0123456789abcdef", wait=False)
+            eventually(lambda: "members with another key" in other.text(), 10, "the cause")
+            self.assertEqual(self.addresses(first, "plain") + self.addresses(first, "other"), [])
+        with socket.create_connection(("127.0.0.1", ports[0]), timeout=5) as peer:
+            peer.sendall(b"".join(recorded("v014-registry-gossip-register", "<<<")))
+            self.assertEqual(self.rest(peer), b"")
+        status, _, errors = command("serve", environment={"MICRO_REGISTRY": "gossip:?key=short"})
+        self.assertEqual(status, 64)
+        self.assertIn("16, 24 or 32 bytes", errors)
+
+    def rest(self, peer):
+        """What the other side says until it ends or resets the connection."""
+        received = b""
+        try:
+            while data := peer.recv(65536):
+                received += data
+        except ConnectionError:
+            pass
+        return received
 
     def test_what_a_killed_member_had_ends_with_its_time(self):
         ports = free_ports(2)

@@ -11,11 +11,13 @@ struct GossipOptions {
   let generation: GossipGeneration
   let addressForm: NodeAddressForm
   let memberName: String?
+  /// Nil: nothing is encrypted.
+  let keyring: GossipKeyring?
 
   init(_ environment: PluginEnvironment) throws(ConfigurationError) {
     let options = try RegistryOptions(
       environment, of: "gossip", defaultServers: [], defaultPort: 7946,
-      options: ["bind", "advertise", "generation", "address_form", "member"])
+      options: ["bind", "advertise", "generation", "address_form", "member", "key", "key_file", "secure"])
     peers = options.servers
     bind = try Self.address(options["bind"] ?? "0.0.0.0:0", "bind")
     advertise = try options["advertise"].map { text throws(ConfigurationError) in try Self.address(text, "advertise") }
@@ -25,6 +27,9 @@ struct GossipOptions {
     // Peers of the first generation know no other form.
     addressForm = form == "split" || (form == nil && generation == .v1) ? .split : .joined
     memberName = options["member"]
+    var key = try options.secret("key")
+    if try options.flag("secure"), key == nil { key = GossipKeyring.frameworkKey }
+    keyring = try key.map { text throws(ConfigurationError) in try GossipKeyring(text) }
   }
 
   private static func address(_ text: String, _ option: String) throws(ConfigurationError) -> SocketAddress {

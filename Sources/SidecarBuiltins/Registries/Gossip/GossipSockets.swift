@@ -123,7 +123,7 @@ final class GossipSockets: @unchecked Sendable, DatagramHandler {
     if payload.count > Memberlist.datagramBytesMax - 8 {
       stream(payload, to: address)
     } else {
-      socket?.send(Memberlist.datagram(.user(payload)), to: address)
+      send(datagram: Memberlist.datagram(.user(payload)), to: address)
     }
   }
 
@@ -146,7 +146,7 @@ final class GossipSockets: @unchecked Sendable, DatagramHandler {
   private func perform(_ actions: [GossipMachine.Action]) {
     for action in actions {
       switch action {
-      case .send(let bytes, let address): socket?.send(bytes, to: address)
+      case .send(let bytes, let address): send(datagram: bytes, to: address)
       case .exchange(let address, let isJoin):
         exchange(with: address, isJoin: isJoin, userState: isJoin ? localState() : [])
       case .deliver(let payload): onUser(payload)
@@ -160,12 +160,21 @@ final class GossipSockets: @unchecked Sendable, DatagramHandler {
 
   // MARK: Datagrams
 
+  private func send(datagram bytes: [UInt8], to address: SocketAddress) {
+    guard let keyring = options.keyring else { return _ = socket?.send(bytes, to: address) }
+    if let sealed = keyring.sealed(bytes) { socket?.send(sealed, to: address) }
+  }
+
   func datagramReceived(
     _ socket: DatagramSocket, _ bytes: UnsafeRawBufferPointer, from peer: SocketAddress, interface: UInt32
   ) {
     var messages: [Memberlist.Message] = []
     do throws(WireError) {
-      try Memberlist.read(datagram: bytes) { messages.append($0) }
+      if let keyring = options.keyring {
+        try Self.read(datagram: try keyring.opened(datagram: bytes)) { messages.append($0) }
+      } else {
+        try Memberlist.read(datagram: bytes) { messages.append($0) }
+      }
     } catch {
       badMessages += 1
     }
@@ -173,39 +182,68 @@ final class GossipSockets: @unchecked Sendable, DatagramHandler {
     rearm()
   }
 
+  private static func read(
+    datagram bytes: [UInt8], _ handle: (Memberlist.Message) -> Void
+  ) throws(WireError) {
+    let result = bytes.withUnsafeBytes { bytes in
+      Result { () throws(WireError) in try Memberlist.read(datagram: bytes, handle) }
+    }
+    try result.get()
+  }
+
   // MARK: Streams
+
+  /// A message as it is written to a stream; nil when it cannot be encrypted.
+  private func sealed(_ message: Memberlist.StreamMessage) -> [UInt8]? {
+    let bytes = Memberlist.stream(message)
+    return options.keyring.map { $0.sealed(stream: bytes) } ?? bytes
+  }
+
+  /// The message that the bytes of a stream make; nil while they are not all there.
+  fileprivate func message(_ bytes: [UInt8]) throws(WireError) -> Memberlist.StreamMessage? {
+    guard let keyring = options.keyring else { return try bytes.readStream() }
+    guard let opened = try keyring.opened(stream: bytes) else { return nil }
+    guard let message = try opened.readStream() else { throw WireError("an encrypted memberlist message is cut") }
+    return message
+  }
 
   private func exchange(with address: SocketAddress, isJoin: Bool, userState: [UInt8]) {
     guard exchanges < Self.exchangesMax else { return }
     exchanges += 1
-    let said = Memberlist.stream(
-      .pushPull(Memberlist.PushPull(members: machine.members, isJoin: isJoin, userState: userState)))
+    let state = Memberlist.PushPull(members: machine.members, isJoin: isJoin, userState: userState)
+    guard let said = sealed(.pushPull(state)) else { return exchanges -= 1 }
+    let hint = options.keyring == nil ? "as members of an encrypted cluster do" : "as members with another key do"
     _ = startTask(on: driver) { [weak self] in
       guard let driver = self?.driver else { return }
       let deadline = driver.now.advanced(byNanoseconds: Self.streamNanoseconds)
       var failure: String?
+      var isDialled = false
       do throws(ConnectionError) {
         let connection = try await AsyncConnection.dial(.address(address), driver: driver, deadline: deadline)
+        isDialled = true
         try await connection.write(said, deadline: deadline)
         var received: [UInt8] = []
         while true {
           guard let bytes = try await connection.read(deadline: deadline) else {
-            throw .closed("\(address) ended the exchange")
+            throw .closed("it ended the exchange")
           }
           received += bytes
+          guard let self else { return connection.close() }
           let message: Memberlist.StreamMessage?
           do throws(WireError) {
-            message = try received.readStream()
+            message = try self.message(received)
           } catch {
-            throw .closed("\(address) does not speak memberlist: \(error.rule)")
+            connection.close()
+            throw .closed("it does not speak memberlist as we do (\(error.rule))")
           }
           guard let message else { continue }
           connection.close()
-          self?.exchanged(message, with: address)
+          exchanged(message, with: address)
           break
         }
       } catch {
         failure = "\(address): \(error)"
+        if case .closed = error, isDialled { failure?.append(", \(hint)") }
       }
       guard let self else { return }
       exchanges -= 1
@@ -231,12 +269,13 @@ final class GossipSockets: @unchecked Sendable, DatagramHandler {
 
   /// A user's message by a stream of its own; one that cannot be dialled hears of it with the next renewal.
   private func stream(_ payload: [UInt8], to address: SocketAddress) {
+    guard let said = sealed(.user(payload)) else { return }
     _ = startTask(on: driver) { [weak self] in
       guard let driver = self?.driver else { return }
       let deadline = driver.now.advanced(byNanoseconds: Self.streamNanoseconds)
       guard let connection = try? await AsyncConnection.dial(.address(address), driver: driver, deadline: deadline)
       else { return }
-      try? await connection.write(Memberlist.stream(.user(payload)), deadline: deadline)
+      try? await connection.write(said, deadline: deadline)
       connection.close()
     }
   }
@@ -255,10 +294,10 @@ final class GossipSockets: @unchecked Sendable, DatagramHandler {
         members: machine.members, isJoin: state.isJoin, userState: state.isJoin ? localState() : [])
       take(state)
       onReachable(nil)
-      return Memberlist.stream(.pushPull(reply))
+      return sealed(.pushPull(reply))
     case .ping(let sequence, let node):
       return node.isEmpty || node == machine.own.name
-        ? Memberlist.stream(.ack(sequence: sequence)) : nil
+        ? sealed(.ack(sequence: sequence)) : nil
     case .user(let payload):
       onUser(payload)
       return nil
@@ -295,7 +334,7 @@ private final class Incoming: StreamHandler {
     guard !isDone, let owner else { return }
     received += bytes
     do throws(WireError) {
-      guard let message = try received.readStream() else { return }
+      guard let message = try owner.message(received) else { return }
       isDone = true
       if let answer = owner.answer(message) { stream.write(answer) }
       stream.close()

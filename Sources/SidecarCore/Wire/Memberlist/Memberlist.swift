@@ -237,7 +237,8 @@ package enum Memberlist {
       let fields = try MemberlistFields(&reader)
       return .user(try reader.bytes(Int(clamping: fields.number("UserMsgLen"))))
     case .error: return .error(try MemberlistFields(&reader).text("Error"))
-    case .compress, .indirectPing, .suspect, .alive, .dead, .compound, .encrypt, .nack, .crc, nil:
+    case .encrypt: throw .broken(WireError("a memberlist stream is encrypted: its cluster needs a key"))
+    case .compress, .indirectPing, .suspect, .alive, .dead, .compound, .nack, .crc, nil:
       throw .broken(WireError("a memberlist stream that begins with kind \(number)"))
     }
   }
