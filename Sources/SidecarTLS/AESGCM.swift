@@ -49,13 +49,15 @@ package final class AESGCM {
     let start = sealed.count
     sealed.append(contentsOf: repeatElement(0, count: Self.tagBytes))
     let done = sealed.withUnsafeMutableBytes {
-      openssl.EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, Int32(Self.tagBytes), $0.baseAddress.map { $0 + start })
+      openssl.EVP_CIPHER_CTX_ctrl(
+        context, EVP_CTRL_AEAD_GET_TAG, Int32(Self.tagBytes), $0.baseAddress.map { $0 + start })
     }
     return done == 1 ? sealed : failed()
   }
 
   /// What was sealed; nil when it was not sealed with this key, nonce and `authenticated`, or was changed since.
-  package func open(_ sealed: ArraySlice<UInt8>, nonce: [UInt8], authenticating authenticated: [UInt8] = []) -> [UInt8]? {
+  package func open(_ sealed: ArraySlice<UInt8>, nonce: [UInt8], authenticating authenticated: [UInt8] = []) -> [UInt8]?
+  {
     guard sealed.count >= Self.tagBytes, nonce.count == Self.nonceBytes else { return nil }
     var tag = Array(sealed.suffix(Self.tagBytes))
     guard let plain = run(sealed.dropLast(Self.tagBytes), nonce, authenticated, seals: false),

@@ -123,7 +123,9 @@ private func bytes(_ hex: String) -> [UInt8] {
     #expect(throws: WireError.self) { try keyring.opened(stream: [10, 0, 0, 0, 3, 1, 2, 3]) }
   }
 
-  @Test(arguments: ["", "\n", "short", "0123456789abcde", Array(repeating: "0123456789abcdef", count: 9).joined(separator: "\n")])
+  @Test(arguments: [
+    "", "\n", "short", "0123456789abcde", Array(repeating: "0123456789abcdef", count: 9).joined(separator: "\n"),
+  ])
   func `keys that are none are refused`(_ text: String) {
     #expect(throws: ConfigurationError.self) { try GossipKeyring(text) }
   }

@@ -86,7 +86,8 @@ final class GossipKeyring {
   // MARK: Parts
 
   private func seal(_ message: [UInt8], authenticating head: [UInt8]) -> [UInt8]? {
-    guard let nonce = AESGCM.randomNonce(), let sealed = keys[0].seal(message, nonce: nonce, authenticating: head) else {
+    guard let nonce = AESGCM.randomNonce(), let sealed = keys[0].seal(message, nonce: nonce, authenticating: head)
+    else {
       return nil
     }
     return [1] + nonce + sealed
