@@ -1,18 +1,15 @@
-"""Registries together, with real servers: bridges between two, a start while one is down, and calls while one is away."""
+"""Registries together, with real servers: bridges between two, and a start while one is down."""
 
 from __future__ import annotations
 
 import os
 import signal
 import tempfile
-import threading
-import time
 
 from gomicro import App
 from registrypeers import RegistryBlackBox
-from sidecar import LONG, eventually
+from sidecar import eventually
 from test_registry_consul import Consul
-from test_registry_etcd import Etcd
 
 HELLO = "go.micro.srv.hello"
 ORIGIN = "micro-sidecar-origin"
@@ -80,71 +77,3 @@ class Together(RegistryBlackBox):
         eventually(lambda: len(self.listed(second, HELLO)) == 1, 5, "the app in the registry again")
         provider.stop()
         eventually(lambda: not self.listed(second, HELLO), 5, "the app's end")
-
-
-class Calls(threading.Thread):
-    """Calls again and again until it is stopped; what failed is kept."""
-
-    def __init__(self, sidecar):
-        super().__init__(daemon=True)
-        self.sidecar, self.count, self.failed = sidecar, 0, []
-        self.ends = threading.Event()
-        self.start()
-
-    def run(self):
-        while not self.ends.wait(0.002):
-            try:
-                answer = self.sidecar.rpc(HELLO, "Say.Hello", {"name": "J"})
-                if answer.status != 200:
-                    self.failed.append(answer)
-            except OSError as error:
-                self.failed.append(error)
-            self.count += 1
-
-    def stop(self):
-        self.ends.set()
-        self.join(10)
-
-
-class Outage(RegistryBlackBox):
-    """A registry is killed under load and comes back empty: no call fails, and two seconds later all is as before."""
-
-    AWAY_SECONDS = 30 if LONG else 3
-
-    def check(self, name, server, make_again):
-        server = self.start_process(server).wait_until_ready()
-        place = "%s:127.0.0.1:%d" % (name, server.port)
-        for _ in range(2):
-            app = self.start_server(App())
-            self.start(registry=place, name=HELLO, app=app.port)
-        caller = self.start(registry=place)
-        eventually(lambda: len(self.addresses(caller, HELLO)) == 2)
-        calls = [Calls(caller) for _ in range(4)]
-        try:
-            server.send_signal(signal.SIGKILL)
-            server.wait()
-            ends = time.monotonic() + self.AWAY_SECONDS
-            eventually(lambda: caller.metric("micro_sidecar_registry_up") == 0)
-            eventually(lambda: time.monotonic() > ends, self.AWAY_SECONDS + 1)
-            again = self.start_process(make_again(server)).wait_until_ready()
-            back = time.monotonic()
-            fresh = self.start(registry=place)
-            eventually(lambda: len(self.addresses(fresh, HELLO)) == 2, 10, "both apps in the registry")
-            eventually(lambda: caller.metric("micro_sidecar_registry_up") == 1, 10, "the caller's watch")
-            took = time.monotonic() - back
-        finally:
-            for each in calls:
-                each.stop()
-        self.assertEqual([failed for each in calls for failed in each.failed], [])
-        count = sum(each.count for each in calls)
-        self.assertGreater(count, 100 * self.AWAY_SECONDS)
-        print("        %s away for %d s: %d calls, none failed; back after %.2f s" % (name, self.AWAY_SECONDS, count, took))
-        # Two seconds, and what the machine needs to start a sidecar beside the load.
-        self.assertLess(took, 3)
-        again.stop()
-
-    def test_consul(self):
-        self.check("consul", Consul(), lambda before: Consul(port=before.port))
-
-    def test_etcd(self):
-        self.check("etcd", Etcd(), lambda before: Etcd(ports=before.ports))
