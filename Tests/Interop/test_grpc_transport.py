@@ -182,6 +182,16 @@ class Outbound(BlackBox):
                 probes = [] if generation == "v0.14" else [NEW]
                 self.assertEqual(node.asked, probes + [path])
 
+    def test_bytes_are_counted_once(self):
+        _, sidecar = self.begin(greeter, "micro", NEW)
+        name = "n" * 20_000
+        for _ in range(5):
+            self.assertEqual(sidecar.post("/hello/say/hello", {"name": name}).json(), {"msg": "Hello " + name})
+        for direction in ("sent", "received"):
+            counted = sidecar.metric('micro_sidecar_bytes_total{peer="node",direction="%s"}' % direction)
+            self.assertGreater(counted, 100_000)
+            self.assertLess(counted, 120_000, direction)
+
     def test_metadata_is_spelled_as_over_http_and_both_ids_are_there(self):
         node, sidecar = self.begin(greeter)
         sidecar.post("/hello/say/hello", {"name": "a"}, {"x-user-name": "ann", "Authorization": "Bearer é".encode().decode("latin-1")})

@@ -56,6 +56,8 @@ open class ByteStream {
 
   /// Strong while the stream lives; a driver sets it to nil after `streamClosed`.
   public final var handler: (any StreamHandler)?
+  /// Another connection carries its bytes, and counts them in the metrics.
+  package final var isCarried = false
 
   public init() {}
 

@@ -114,7 +114,7 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   package final func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {
     lastActivity = worker.driver.now
-    worker.metrics.add(.bytesFromCallers, bytes.count)
+    if !stream.isCarried { worker.metrics.add(.bytesFromCallers, bytes.count) }
     switch state {
     case .reading:
       if isFresh, bytes[0] == UInt8(ascii: "P") || ahead != nil, sniff(bytes) { return }
@@ -323,7 +323,7 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   /// Writes bytes of a stream, which are taken before the call returns.
   final func write(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer = .none) -> WriteState {
-    worker.metrics.add(.bytesToCallers, head.count &+ body.count)
+    if !stream.isCarried { worker.metrics.add(.bytesToCallers, head.count &+ body.count) }
     return stream.write(head, body)
   }
 
@@ -406,7 +406,7 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   /// Writes the answer to the message being answered; both spans are used up before the call returns.
   final func send(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) {
-    worker.metrics.add(.bytesToCallers, head.count &+ body.count)
+    if !stream.isCarried { worker.metrics.add(.bytesToCallers, head.count &+ body.count) }
     let written = stream.write(head, body)
     releaseFrame()
     guard state == .answering else { return }

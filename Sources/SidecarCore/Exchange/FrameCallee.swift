@@ -167,8 +167,9 @@ final class FrameCallee: StreamCallee, StreamHandler {
   }
 
   private func write(_ bytes: UnsafeRawBufferPointer) -> WriteState {
-    worker.metrics.add(.bytesToNodes, bytes.count)
-    return stream?.write(bytes) ?? .closed
+    guard let stream else { return .closed }
+    if !stream.isCarried { worker.metrics.add(.bytesToNodes, bytes.count) }
+    return stream.write(bytes)
   }
 
   private func armProbe() {
@@ -261,7 +262,7 @@ final class FrameCallee: StreamCallee, StreamHandler {
 
   package func streamRead(_ stream: ByteStream, _ bytes: UnsafeRawBufferPointer) {
     guard state != .over else { return }
-    worker.metrics.add(.bytesFromNodes, bytes.count)
+    if !stream.isCarried { worker.metrics.add(.bytesFromNodes, bytes.count) }
     var input = bytes
     do throws(WireError) {
       while state != .over {

@@ -40,6 +40,7 @@ class GRPCTransportStream: ByteStream, HTTP2StreamHandler {
     // What we write ourselves has its limits where it is made.
     outgoing = MessageReader(role == .server ? .client : .server, bodyMax: .max, scratch: scratch)
     super.init()
+    isCarried = true
   }
 
   // MARK: For a subclass to say

@@ -77,8 +77,9 @@ package final class UpstreamConnection: StreamHandler {
   func send(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) {
     replyBytes = 0
     reader.expectResponse()
-    worker.metrics.add(.bytesToNodes, head.count &+ body.count)
-    _ = stream?.write(head, body)
+    guard let stream else { return }
+    if !stream.isCarried { worker.metrics.add(.bytesToNodes, head.count &+ body.count) }
+    _ = stream.write(head, body)
   }
 
   /// The user leaves before the reply: the connection cannot be used again.
@@ -131,7 +132,7 @@ package final class UpstreamConnection: StreamHandler {
       return
     }
     replyBytes &+= bytes.count
-    worker.metrics.add(.bytesFromNodes, bytes.count)
+    if !stream.isCarried { worker.metrics.add(.bytesFromNodes, bytes.count) }
     var input = bytes
     do throws(WireError) {
       while state == .busy {
