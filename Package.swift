@@ -32,11 +32,13 @@ let package = Package(
     .target(
       name: "SidecarBuiltins", dependencies: ["SidecarCore", "SidecarTLS", "CZlib", "CYaml"],
       swiftSettings: settings),
+    .target(name: "SidecarInjector", dependencies: ["SidecarCore", "SidecarTLS"], swiftSettings: settings),
     .target(name: "SidecarUV", dependencies: ["SidecarCore", "CUV"], swiftSettings: settings),
     .target(name: "SidecarConformance", dependencies: ["SidecarCore"], swiftSettings: settings),
     .target(name: "SidecarSim", dependencies: ["SidecarCore"], swiftSettings: simSettings),
     .executableTarget(
-      name: "micro-sidecar", dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarUV"],
+      name: "micro-sidecar",
+      dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarInjector", "SidecarTLS", "SidecarUV"],
       swiftSettings: settings),
     .executableTarget(
       name: "websocket-echo", dependencies: ["SidecarCore", "SidecarUV"], path: "Tests/WebSocketEcho",
@@ -45,6 +47,11 @@ let package = Package(
       name: "registry-conformance",
       dependencies: ["SidecarCore", "SidecarBuiltins", "SidecarConformance", "SidecarUV"],
       path: "Tests/RegistryConformance", swiftSettings: settings),
+    .target(name: "MallocCount", path: "Benchmarks/MallocCount"),
+    .executableTarget(
+      name: "selector-bench", dependencies: ["SidecarCore", "SidecarBuiltins", "MallocCount"],
+      path: "Benchmarks/Selectors",
+      swiftSettings: settings),
     .testTarget(
       name: "SidecarCoreTests", dependencies: ["SidecarCore", "SidecarSim"], swiftSettings: settings),
     .testTarget(
@@ -54,7 +61,12 @@ let package = Package(
       name: "CommandLineTests", dependencies: ["micro-sidecar", "SidecarBuiltins", "SidecarCore"],
       exclude: ["Fixtures"], swiftSettings: settings),
     .testTarget(
+      name: "SidecarInjectorTests", dependencies: ["SidecarInjector", "SidecarBuiltins", "SidecarCore"],
+      swiftSettings: settings),
+    .testTarget(
       name: "SidecarUVTests", dependencies: ["SidecarUV", "SidecarSim"], swiftSettings: settings),
+    .testTarget(
+      name: "SidecarTLSTests", dependencies: ["SidecarTLS", "SidecarCore"], swiftSettings: settings),
     .testTarget(name: "SidecarSimTests", dependencies: ["SidecarSim"], swiftSettings: settings),
   ]
 )

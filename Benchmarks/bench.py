@@ -22,14 +22,17 @@ import sys
 import time
 import tempfile
 
-from contenders import Envoy, HAProxy, Nginx, Node, Sidecar
+from contenders import Envoy, HAProxy, Nginx, Node, ObservedSidecar, Sidecar
+from resilience import CALLS_PER_SECOND, resilience
 from translation import translation
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DOCUMENT = os.path.join(os.path.dirname(HERE), "docs", "benchmarks.md")
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
+RESILIENCE_MARKS = ("<!-- resilience: begin -->", "<!-- resilience: end -->")
 TRANSLATION_MARKS = ("<!-- translation: begin -->", "<!-- translation: end -->")
 CPU_MAX = {"HAProxy": 1.0, "Envoy": 0.5}  # what the sidecar may cost, as a share of each
+OBSERVED_CPU_MAX = 1.12  # with access log and traces, as a share of itself without
 IDLE_KILOBYTES_MAX = 3.0
 RESIDENT_MEGABYTES_MAX = 12.0
 
@@ -89,15 +92,15 @@ def measure_idle(program, cores, contender, count):
     return (after - before) / count
 
 
-def instructions(binary, node_program, load_program, folder):
+def instructions(kind, binary, node_program, load_program, folder):
     """User instructions per request, by callgrind: the difference between a long and a short run, so that the start does
     not count. Repeatable to a few in a thousand whatever else the machine does."""
     counts = {}
     for requests in (2_000, 12_000):
-        place = os.path.join(folder, str(requests))
-        os.mkdir(place)
+        place = os.path.join(folder, kind.__name__, str(requests))
+        os.makedirs(place)
         node = Node(place, node_program)
-        sidecar = Sidecar(place, node.port, binary)
+        sidecar = kind(place, node.port, binary)
         out = os.path.join(place, "callgrind.out")
         sidecar.prefix = ["valgrind", "--tool=callgrind", "--callgrind-out-file=" + out]
         try:
@@ -151,6 +154,10 @@ def verdicts(results, idle):
         if name in results:
             share = ours.share_of(results[name])
             found.append(("CPU is %.2f × %s (at most %.1f)" % (share, name, share_max), share <= share_max))
+    observed = results.get(ObservedSidecar.name)
+    if observed:
+        share = observed.share_of(ours)
+        found.append(("access log and traces make CPU %.2f × (at most %.2f)" % (share, OBSERVED_CPU_MAX), share <= OBSERVED_CPU_MAX))
     megabytes = ours.fresh_kilobytes / 1024
     found.append(
         ("idle RSS is %.1f MB (at most %.0f)" % (megabytes, RESIDENT_MEGABYTES_MAX), megabytes <= RESIDENT_MEGABYTES_MAX)
@@ -188,6 +195,7 @@ def parse_arguments():
     parser.add_argument("--only", default="", help="contenders, by name and comma")
     parser.add_argument("--instructions", action="store_true", help="only count the sidecar's instructions per request")
     parser.add_argument("--translation", action="store_true", help="gRPC and JSON ⇄ protobuf instead of plain calls")
+    parser.add_argument("--resilience", action="store_true", help="nodes that are slow, break, die and restart")
     parser.add_argument("--write", action="store_true", help="update docs/benchmarks.md")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound of ours does not hold")
     return parser.parse_args()
@@ -205,6 +213,13 @@ def main():
     programs = os.path.join(HERE, ".build", "release")
     load_program = os.path.join(programs, "bench-load")
 
+    if arguments.resilience:
+        with tempfile.TemporaryDirectory() as folder:
+            text, judged = resilience(arguments, programs, Envoy.find(arguments.venv), folder, measured, others)
+        text = "%s; %d rounds, %s calls a second through each proxy.\n\n%s" % (
+            machine(), arguments.rounds, "{:,}".format(CALLS_PER_SECOND), text
+        )
+        return conclude(text, judged, RESILIENCE_MARKS, arguments)
     if arguments.translation:
         with tempfile.TemporaryDirectory() as folder:
             envoy = Envoy.find(arguments.venv)
@@ -218,12 +233,16 @@ def main():
     if arguments.instructions:
         with tempfile.TemporaryDirectory() as folder:
             node_program = os.path.join(programs, "bench-node")
-            count = instructions(os.path.abspath(arguments.binary), node_program, load_program, folder)
-        print("%.0f user instructions per request" % count)
+            plain, observed = (
+                instructions(kind, os.path.abspath(arguments.binary), node_program, load_program, folder)
+                for kind in (Sidecar, ObservedSidecar)
+            )
+        print("%.0f user instructions per request, %.0f with access log and traces (%.2f ×)" % (plain, observed, observed / plain))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         node = Node(folder, os.path.join(programs, "bench-node"))
-        contenders = [node, Sidecar(folder, node.port, os.path.abspath(arguments.binary))]
+        binary = os.path.abspath(arguments.binary)
+        contenders = [node, Sidecar(folder, node.port, binary), ObservedSidecar(folder, node.port, binary)]
         left_out = []
         for kind in (HAProxy, Nginx):
             contenders.append(kind(folder, node.port)) if kind.program else left_out.append(kind.name)

@@ -192,6 +192,20 @@ class Sidecar(Contender):
         return int(found.group(1))
 
 
+class ObservedSidecar(Sidecar):
+    name = "micro-sidecar, observed"
+    setting = "the same, with an access log to a file and one call in a hundred traced to an OTLP collector"
+
+    def environment(self):
+        return dict(
+            super().environment(),
+            MICRO_ACCESS_LOG=os.path.join(self.folder, "access.log"),
+            # The node takes any POST.
+            MICRO_TRACE_ENDPOINT="http://127.0.0.1:%d/v1/traces" % self.node_port,
+            MICRO_TRACE_SAMPLE="0.01",
+        )
+
+
 class HAProxy(Contender):
     name = "HAProxy"
     setting = "plain HTTP forwarding, nbthread 1, http-reuse always, no log"
@@ -286,6 +300,9 @@ class Envoy(Contender):
         router = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
         return [{"name": "envoy.filters.http.router", "typed_config": router}]
 
+    def routes(self):
+        return [{"match": {"prefix": "/"}, "route": {"cluster": "node"}}]
+
     def cluster(self):
         endpoint = {"endpoint": {"address": self.at(self.node_port)}}
         return {
@@ -301,11 +318,10 @@ class Envoy(Contender):
         return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
     def command(self):
-        routes = [{"match": {"prefix": "/"}, "route": {"cluster": "node"}}]
         manager = {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "in",
-            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": self.routes()}]},
             "http_filters": self.filters(),
         }
         chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}

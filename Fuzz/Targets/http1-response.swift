@@ -1,6 +1,6 @@
 // Responses on one connection. Input: one byte of flags, three of cuts, then what the server sends.
 //
-// core: Wire/HTTP1 Wire/ByteBuffer.swift Wire/WireError.swift
+// core: Wire/HTTP1 Wire/JSON/ASCIIText.swift Wire/ByteBuffer.swift Wire/WireError.swift
 // support: HTTP1Oracle.swift
 
 func fuzzOne(_ input: UnsafeRawBufferPointer) {

@@ -447,7 +447,7 @@ final class RegistryBench: @unchecked Sendable {
     let all = (0..<count).map { index in
       service("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", suffix: ".\(index)")
     }
-    for service in all { try await write(service) }
+    try await forEach(all) { [self] service throws(ConformanceFailure) in try await write(service) }
     let prefix = name + "."
     var listed = 0
     try await eventually("listed \(listed) of \(count) services") { () async throws(ConformanceFailure) in
@@ -460,11 +460,32 @@ final class RegistryBench: @unchecked Sendable {
       seen = watcher.picture.count { name, _ in name.hasPrefix(prefix) && watcher.ids(name).count == 10 }
       return seen == count
     }
-    for service in all { try await erase(service) }
+    try await forEach(all) { [self] service throws(ConformanceFailure) in try await erase(service) }
     try await eventually("services that left are still watched") {
       watcher.picture.allSatisfy { name, _ in !name.hasPrefix(prefix) || watcher.ids(name).isEmpty }
     }
     watcher.cancel()
+  }
+
+  /// Does `work` for each service, a few at a time.
+  private func forEach(
+    _ services: [Service], _ work: @escaping @Sendable (Service) async throws(ConformanceFailure) -> Void
+  ) async throws(ConformanceFailure) {
+    let failures = Failures()
+    await withTaskGroup(of: Void.self) { group in
+      for start in 0..<16 {
+        group.addTask {
+          for index in stride(from: start, to: services.count, by: 16) where failures.messages.isEmpty {
+            do throws(ConformanceFailure) {
+              try await work(services[index])
+            } catch {
+              failures.messages.append(error.message)
+            }
+          }
+        }
+      }
+    }
+    try require(failures.messages.isEmpty, failures.messages.joined(separator: "; "))
   }
 
   func concurrent() async throws(ConformanceFailure) {

@@ -8,13 +8,37 @@ import SidecarCore
 
 /// A selector to be checked.
 public struct SelectorSubject: Sendable {
-  public var make: @Sendable () -> any Selector
-  /// Without any verdicts, every node is to get the same share.
-  public var isEven: Bool
+  /// What it makes of weights.
+  public enum Weights: Sendable {
+    /// Every node gets the same share.
+    case ignored
+    /// Shares are as weights, within chance.
+    case exact
+    /// They are within a third of that.
+    case rough
+  }
 
-  public init(isEven: Bool = true, make: @escaping @Sendable () -> any Selector) {
+  public var make: @Sendable () -> any Selector
+  /// Nodes of equal weight and load get the same share of calls without a key.
+  public var isEven: Bool
+  public var weights: Weights
+  /// A call with a key goes to the node of that key.
+  public var goesByKey: Bool
+  /// Keys of nodes that are out or gone move, others stay. False where they all may.
+  public var keysStay: Bool
+  /// It may find that there is no node after nothing but failures.
+  public var givesUp: Bool
+
+  public init(
+    isEven: Bool = true, weights: Weights = .exact, goesByKey: Bool = false, keysStay: Bool = true,
+    givesUp: Bool = false, make: @escaping @Sendable () -> any Selector
+  ) {
     self.make = make
     self.isEven = isEven
+    self.weights = weights
+    self.goesByKey = goesByKey
+    self.keysStay = keysStay
+    self.givesUp = givesUp
   }
 }
 
@@ -25,6 +49,7 @@ public enum SelectorConformance: String, CaseIterable, Sendable {
   case `a pick is always an index of the present set`
   case `an excluded node is never picked`
   case `when all are excluded there is none to pick`
+  case `a full node is never picked, and one that is not is found`
   case `every node that is allowed is picked`
   case `shares are even`
   case `shares are even among those a standing exclusion leaves`
@@ -35,6 +60,20 @@ public enum SelectorConformance: String, CaseIterable, Sendable {
   case `failures of every node leave a node to pick`
   case `reset keeps the nodes`
   case `the same seed picks the same nodes`
+  case `shares are as weights have it`
+  case `shares follow weights that change`
+  case `a weight far above the others costs nobody all calls`
+  case `subsets do not disturb each other`
+  case `lists that take turns do not disturb each other`
+  case `a node that comes back is picked again`
+  case `all but one of many nodes may have been tried`
+  case `ten thousand nodes are all within reach`
+  case `calls of one key go to one node`
+  case `every selector of a kind comes to the same node for a key`
+  case `keys are spread over all nodes`
+  case `only the keys of a node that is out move, and come back with it`
+  case `only the keys of a node that leaves move`
+  case `a key whose node was tried goes to another one`
 
   /// Checks the rule. The seed decides all that is random in it; a failure names it.
   public func check(_ subject: SelectorSubject, seed: UInt64) throws(ConformanceFailure) {
@@ -62,6 +101,7 @@ public enum SelectorConformance: String, CaseIterable, Sendable {
         bench.rebuild(count)
         for _ in 0..<500 {
           let index = bench.pick()
+          if index == nil, bench.givesUp { continue }
           try require(index.map { (0..<count).contains($0) } ?? false, "picked \(index ?? -1) of \(count)")
           if let index { bench.markAtRandom(index) }
         }
@@ -74,8 +114,11 @@ public enum SelectorConformance: String, CaseIterable, Sendable {
           let index = bench.pick(excluding: excluded)
           try require(index != nil, "no node was picked though one of \(count) is allowed")
           try require(
-            !SelectContext(excluded: excluded).excludes(index ?? 0),
-            "excluded node \(index ?? -1) of \(count) was picked")
+            !Bench.isExcluded(index ?? 0, excluded), "excluded node \(index ?? -1) of \(count) was picked")
+          let other = bench.pick(tried: excluded)
+          try require(other != nil, "no node was picked though one of \(count) was not tried")
+          try require(
+            !Bench.isExcluded(other ?? 0, excluded), "node \(other ?? -1) of \(count) was picked though it was tried")
         }
       }
     case .`when all are excluded there is none to pick`:
@@ -83,8 +126,31 @@ public enum SelectorConformance: String, CaseIterable, Sendable {
         bench.rebuild(count)
         for _ in 0..<10 {
           try require(bench.pick(excluding: .max) == nil, "a node was picked though all \(count) are excluded")
+          try require(bench.pick(tried: .max) == nil, "a node was picked though all \(count) were tried")
         }
         try require(bench.pick() != nil, "no node was picked after all had been excluded for one call")
+      }
+    case .`a full node is never picked, and one that is not is found`:
+      for count in [1, 2, 4, 10, 64, 300] {
+        bench.rebuild(count, weights: (0..<count).map { 1 + $0 % 5 })
+        for turn in 0..<200 {
+          let key = turn % 2 == 0 ? nil : bench.random.next()
+          let free = bench.random.below(count)
+          let share = bench.random.below(4)
+          var random = bench.random
+          var isFull = (0..<count).map { _ in random.below(4) >= share }
+          bench.random = random
+          isFull[free] = false
+          bench.field.fill { isFull[$0] }
+          let index = bench.pickOf(key: key)
+          try require(index != nil, "no node was picked though node \(free) of \(count) is not full")
+          try require(index.map { !isFull[$0] } ?? false, "full node \(index ?? -1) of \(count) was picked")
+          if let index { bench.mark(index, .success(latency: 1_000_000)) }
+        }
+        bench.field.fill { _ in true }
+        try require(bench.pickOf() == nil, "a node was picked though all \(count) are full")
+        bench.field.fill { _ in false }
+        try require(bench.pickOf() != nil, "no node was picked after all had been full")
       }
     case .`every node that is allowed is picked`:
       for count in [2, 10, 64, 100] {
@@ -138,6 +204,7 @@ public enum SelectorConformance: String, CaseIterable, Sendable {
       for index in [-1, 3, 64, 1000, Int.max, Int.min] { bench.mark(index, .timedOut) }
       try require(bench.pick() != nil, "no node was picked")
     case .`failures of every node leave a node to pick`:
+      guard !bench.givesUp else { return }
       bench.rebuild(4)
       for _ in 0..<200 {
         let index = bench.pick()
@@ -162,18 +229,21 @@ public enum SelectorConformance: String, CaseIterable, Sendable {
           if let second { other.markAtRandom(second) }
         }
       }
+    default: try runFurther(&bench)
     }
   }
 }
 
 /// A selector with time, randomness and candidates.
-private struct Bench {
+struct Bench {
   var selector: any Selector
   var random: SeededRandom
   var isEven: Bool { subject.isEven }
-  private let subject: SelectorSubject
+  var givesUp: Bool { subject.givesUp }
+  let subject: SelectorSubject
   private let seed: UInt64
-  private var revision: UInt64 = 100
+  let field = SelectorField()
+  private var excluded: UInt64 = 0
   private var now = Instant(nanoseconds: 1_000_000_000)
 
   init(_ subject: SelectorSubject, seed: UInt64) {
@@ -186,24 +256,57 @@ private struct Bench {
   /// Another selector of the same kind, with nothing learned.
   func another() -> Bench { Bench(subject, seed: seed) }
 
-  mutating func rebuild(_ count: Int) {
-    revision += 1
-    selector.rebuild(
-      Candidates(
-        revision: revision,
-        nodes: (0..<count).map {
-          Candidate(node: Node(id: "node-\($0)", address: "10.0.0.\($0 & 255):80"), version: "latest")
-        }))
+  /// Of the first 64 indices those whose bit is set.
+  static func isExcluded(_ index: Int, _ excluded: UInt64) -> Bool {
+    index < 64 && excluded & (1 << UInt64(index)) != 0
   }
 
-  mutating func pick(excluding excluded: UInt64 = 0) -> Int? {
+  mutating func rebuild(_ count: Int, weights: [Int] = []) {
+    rebuild(ids: (0..<count).map { "node-\($0)" }, weights: weights)
+  }
+
+  mutating func rebuild(ids: [String], weights: [Int] = []) {
+    field.rebuild(ids: ids, weights: weights)
+    excluded = 0
+    selector.rebuild(Candidates(revision: field.revision, nodes: field.candidates))
+  }
+
+  /// `excluded` are out for every call, `tried` were tried for this one.
+  mutating func pick(excluding excluded: UInt64 = 0, tried: UInt64 = 0) -> Int? {
     now = now.advanced(byNanoseconds: 50_000)
-    return selector.pick(SelectContext(excluded: excluded), random: &random, now: now)
+    if excluded != self.excluded {
+      self.excluded = excluded
+      field.allow { !Self.isExcluded($0, excluded) }
+    }
+    var indices: [UInt32] = []
+    var rest = tried
+    while rest != 0 {
+      if rest.trailingZeroBitCount < field.count { indices.append(UInt32(rest.trailingZeroBitCount)) }
+      rest &= rest - 1
+    }
+    return pickOf(tried: indices)
   }
 
+  /// Among those that `field` allows.
+  mutating func pickOf(tried triedIndices: [UInt32] = [], key: UInt64? = nil) -> Int? {
+    field.key = key.map { SelectKey($0) }
+    now = now.advanced(byNanoseconds: 50_000)
+    let index = field.withContext(tried: triedIndices) { selector.pick($0, random: &random, now: now) }
+    if let index, index >= 0, index < field.count { field.setLoad(index) { $0.inFlight += 1 } }
+    return index
+  }
+
+  /// An outcome, and what the data path makes of it.
   mutating func mark(_ index: Int, _ outcome: CallOutcome, revisionOffset: Int64 = 0) {
+    if revisionOffset == 0, index >= 0, index < field.count {
+      field.setLoad(index) {
+        $0.inFlight = max($0.inFlight - 1, 0)
+        if case .success(let latency) = outcome { $0.observe(latency, now: now, decay: field.latencyDecay) }
+      }
+    }
     selector.mark(
-      index, revision: UInt64(bitPattern: Int64(bitPattern: revision) + revisionOffset), outcome: outcome, now: now)
+      index, revision: UInt64(bitPattern: Int64(bitPattern: field.revision) + revisionOffset), outcome: outcome,
+      now: now)
   }
 
   mutating func markAtRandom(_ index: Int) {
@@ -218,7 +321,7 @@ private struct Bench {
   /// gives a node 1.3 times its share of ten does not.
   mutating func requireEven(_ count: Int, excluding excluded: UInt64) throws(ConformanceFailure) {
     rebuild(count)
-    let allowed = (0..<count).filter { !SelectContext(excluded: excluded).excludes($0) }
+    let allowed = (0..<count).filter { !Self.isExcluded($0, excluded) }
     let share = 1000.0
     var picks = Array(repeating: 0, count: count)
     for _ in 0..<allowed.count * Int(share) {

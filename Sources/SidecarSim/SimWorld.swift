@@ -17,7 +17,7 @@ import SidecarCore
 
 package final class SimWorld {
   package let seed: UInt64
-  package let plan: FaultPlan
+  package private(set) var plan: FaultPlan
   /// The network's own randomness; each loop has a generator of its own.
   package var random: SeededRandom
   /// Latency, window and patience of the network without faults.
@@ -225,6 +225,9 @@ package final class SimWorld {
     }
     releaseWaiting()
   }
+
+  /// From now on the network has no faults but those that have happened.
+  package func stopFaults() { plan = .none }
 
   package func healAll() {
     note(nil, "heal all")

@@ -21,6 +21,8 @@ package struct TLSConfiguration: Hashable, Sendable {
     case authorities([UInt8])
     /// The authorities in a folder with OpenSSL's hashed names.
     case folder(String)
+    /// These certificates themselves, as PEM, whoever signed them and whatever names they are for.
+    case exactly([UInt8])
     /// The peer is not verified: whoever answers is believed.
     case anyone
   }
@@ -33,6 +35,8 @@ package struct TLSConfiguration: Hashable, Sendable {
   package var protocols: [String] = []
   /// A server that takes only clients with a certificate it trusts.
   package var requiresClientCertificate = false
+  /// A server that asks for a certificate, takes clients without one, and none that it does not trust.
+  package var asksForClientCertificate = false
   package init() {}
 }
 
@@ -77,10 +81,13 @@ package final class TLSContext: @unchecked Sendable {
       guard openssl.SSL_CTX_load_verify_locations(pointer, nil, path) == 1 else {
         throw TLSError("the folder of authorities \(path) cannot be used: \(Self.reasons())")
       }
-    case .authorities(let pem):
+    case .authorities(let pem), .exactly(let pem):
       let certificates = try Self.certificates(pem, "the file of authorities")
       defer { for certificate in certificates { openssl.X509_free(certificate) } }
       guard let store = openssl.SSL_CTX_get_cert_store(pointer) else { throw TLSError("TLS cannot be used: no memory") }
+      if case .exactly = configuration.trust {
+        _ = openssl.X509_STORE_set_flags(store, UInt(X509_V_FLAG_PARTIAL_CHAIN))
+      }
       for certificate in certificates where openssl.X509_STORE_add_cert(store, certificate) != 1 {
         throw TLSError("an authority's certificate cannot be used: \(Self.reasons())")
       }
@@ -91,7 +98,12 @@ package final class TLSContext: @unchecked Sendable {
     if role == .server, configuration.requiresClientCertificate {
       mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     }
-    openssl.SSL_CTX_set_verify(pointer, mode, nil)
+    if role == .server, configuration.asksForClientCertificate { mode |= SSL_VERIFY_PEER }
+    // OpenSSL forgets a certificate that it refuses; the session tells whose it was.
+    openssl.SSL_CTX_set_verify(pointer, mode) { isSound, verification in
+      if isSound == 0, let verification { TLSSession.refused(verification) }
+      return isSound
+    }
   }
 
   private func identify() throws(TLSError) {
@@ -157,6 +169,20 @@ package final class TLSContext: @unchecked Sendable {
   }
 
   // MARK: PEM
+
+  /// Whom the certificates of a PEM text are for and when they end, in their order.
+  package static func describe(_ pem: [UInt8]) throws(TLSError) -> [(subject: String, notAfter: Int64)] {
+    try requireOpenSSL()
+    let certificates = try Self.certificates(pem, "the file")
+    defer { for certificate in certificates { openssl.X509_free(certificate) } }
+    return certificates.map { certificate in
+      let subject = withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { text in
+        openssl_subject(opensslFunctions, certificate, text.baseAddress, 256)
+        return text.baseAddress.map { String(cString: $0) } ?? ""
+      }
+      return (subject, openssl_not_after(opensslFunctions, certificate))
+    }
+  }
 
   private static func withBIO<Value>(_ bytes: [UInt8], _ body: (OpaquePointer) -> Value?) -> Value? {
     openssl.ERR_clear_error()

@@ -19,12 +19,14 @@ package final class TLSSession {
   }
 
   private let context: TLSContext
-  private let ssl: OpaquePointer
+  let ssl: OpaquePointer
   /// Owned by `ssl`: what came from the peer, and what is to go there.
   private let input: OpaquePointer
   private let output: OpaquePointer
   private let host: String?
   private var failure: TLSError?
+  /// The names of a certificate that was refused.
+  private var refusedNames: [String] = []
   package private(set) var isEstablished = false
   /// The peer said that it sends no more. A socket that ends without this was cut.
   package private(set) var peerEnded = false
@@ -51,8 +53,11 @@ package final class TLSSession {
       self.host = host
       precondition(context.role == .client, "a server's context does not dial")
       openssl.SSL_set_connect_state(ssl)
+      if case .exactly = context.configuration.trust { break }
       if let host { try expect(host) }
     }
+    // OpenSSL calls the context's functions from within our calls only.
+    _ = openssl.SSL_set_ex_data(ssl, 0, Unmanaged.passUnretained(self).toOpaque())
   }
 
   deinit { openssl.SSL_free(ssl) }
@@ -77,6 +82,11 @@ package final class TLSSession {
     openssl.SSL_get0_alpn_selected(ssl, &name, &count)
     guard let name, count > 0 else { return nil }
     return String(decoding: UnsafeBufferPointer(start: name, count: Int(count)), as: UTF8.self)
+  }
+
+  /// The peer has shown a certificate that we trust.
+  package var hasPeerCertificate: Bool {
+    isEstablished && openssl.SSL_get0_peer_certificate(ssl) != nil && context.configuration.trust != .anyone
   }
 
   /// `TLSv1.3`, for people.
@@ -211,8 +221,8 @@ package final class TLSSession {
     let said = openssl.X509_verify_cert_error_string(code).map { String(cString: $0) } ?? "error \(code)"
     switch Int32(clamping: code) {
     case X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH:
-      let names = peerNames()
-      return "its certificate is for \(names.isEmpty ? "nobody" : names.joined(separator: ", ")), not for \(host ?? "")"
+      let names = refusedNames.isEmpty ? "no name that counts" : refusedNames.joined(separator: ", ")
+      return "its certificate is for \(names), not for \(host ?? "")"
         + ": dial it by a name of its certificate, or say which with the option server_name"
     case X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID:
       return "its certificate is not valid now (\(said)): renew it, or set this machine's clock"
@@ -224,10 +234,18 @@ package final class TLSSession {
     }
   }
 
-  /// The names the peer's certificate is for, a few of them.
-  private func peerNames() -> [String] {
-    guard let certificate = openssl.SSL_get1_peer_certificate(ssl) else { return [] }
-    defer { openssl.X509_free(certificate) }
+  /// Called while the peer's certificate is looked at, and something is wrong with it.
+  static func refused(_ verification: OpaquePointer) {
+    guard
+      let ssl = openssl.X509_STORE_CTX_get_ex_data(verification, openssl.SSL_get_ex_data_X509_STORE_CTX_idx()),
+      let session = openssl.SSL_get_ex_data(OpaquePointer(ssl), 0),
+      let certificate = openssl.X509_STORE_CTX_get0_cert(verification)
+    else { return }
+    Unmanaged<TLSSession>.fromOpaque(session).takeUnretainedValue().refusedNames = names(of: certificate)
+  }
+
+  /// The names and addresses that a certificate is for, a few of them.
+  private static func names(of certificate: OpaquePointer) -> [String] {
     guard let extensionData = openssl.X509_get_ext_d2i(certificate, NID_subject_alt_name, nil, nil) else { return [] }
     let list = OpaquePointer(extensionData)
     defer { openssl.GENERAL_NAMES_free(list) }
@@ -244,8 +262,8 @@ package final class TLSSession {
         start: openssl.ASN1_STRING_get0_data(text), count: Int(openssl.ASN1_STRING_length(text)))
       if kind == GEN_DNS {
         names.append(String(decoding: bytes.map { $0 < 0x21 || $0 > 0x7E ? 0x3F : $0 }, as: UTF8.self))
-      } else if bytes.count == 4 {
-        names.append(bytes.map(String.init).joined(separator: "."))
+      } else if let address = SocketAddress(bytes: bytes, port: 0) {
+        names.append(address.host)
       }
     }
     return names

@@ -53,6 +53,14 @@ extension UVDriver {
     }
   }
 
+  package func openAppend(_ path: String) throws(DriverError) -> any AppendFile {
+    switch path {
+    case "/dev/stdout": try UVAppendFile(1, owned: false, path)
+    case "/dev/stderr": try UVAppendFile(2, owned: false, path)
+    default: try UVAppendFile(path)
+    }
+  }
+
   package func removeFile(_ path: String) throws(DriverError) {
     if unlink(path) != 0 { throw DriverError(errno: "remove \(path)") }
   }
@@ -87,6 +95,62 @@ extension UVDriver {
   package func watchFile(_ path: String, onChange: @escaping () -> Void) throws(DriverError) -> any FileWatch {
     try refuseWhileStopping("watch \(path)")
     return UVFileWatch(driver: self, path: path, onChange: onChange)
+  }
+}
+
+/// Regular files take a write whole. A pipe takes `PIPE_BUF` bytes whenever poll(2) says that it takes any, so that a write
+/// of no more never waits, though the descriptor may be shared and must stay as it is.
+private final class UVAppendFile: AppendFile {
+  private var number: Int32
+  private let isOwned: Bool
+  private let path: String
+  private let isRegular: Bool
+
+  init(_ number: Int32, owned: Bool, _ path: String) throws(DriverError) {
+    self.number = number
+    self.path = path
+    isOwned = owned
+    var status = stat()
+    if fstat(number, &status) != 0 {
+      let failure = errno
+      if owned { Glibc.close(number) }
+      throw DriverError("open \(path)", status: -failure)
+    }
+    isRegular = status.st_mode & S_IFMT == S_IFREG
+  }
+
+  convenience init(_ path: String) throws(DriverError) {
+    // Without O_NONBLOCK a pipe without a reader would stop the loop here.
+    let number = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0o640)
+    if number < 0 { throw DriverError(errno: "open \(path)") }
+    try self.init(number, owned: true, path)
+  }
+
+  deinit { close() }
+
+  func append(_ bytes: UnsafeRawBufferPointer) throws(DriverError) -> Int {
+    var written = 0
+    while written < bytes.count {
+      let room = isRegular ? bytes.count : Int(PIPE_BUF)
+      if !isRegular {
+        var poller = pollfd(fd: number, events: Int16(POLLOUT), revents: 0)
+        let ready = poll(&poller, 1, 0)
+        if ready == 0 || ready < 0 && errno == EINTR { return written }
+      }
+      let count = write(number, bytes.baseAddress.map { $0 + written }, min(bytes.count - written, room))
+      if count < 0 {
+        if errno == EINTR { continue }
+        if errno == EAGAIN { return written }
+        throw DriverError(errno: "write \(path)")
+      }
+      written += count
+    }
+    return written
+  }
+
+  func close() {
+    if isOwned, number >= 0 { Glibc.close(number) }
+    number = -1
   }
 }
 

@@ -13,8 +13,19 @@ extension UVDriver {
   package func spawn(
     _ arguments: [String], environment: [String: String]?, onExit: @escaping (ChildExit) -> Void
   ) throws(DriverError) -> any ChildProcess {
+    try spawn(program: nil, arguments, environment: environment, inheriting: [], onExit: onExit)
+  }
+
+  /// The same for the file `program`, whatever the first argument calls it; the child has `descriptors` under the numbers from
+  /// 3 on.
+  package func spawn(
+    program: String?, _ arguments: [String], environment: [String: String]?, inheriting descriptors: [Int32],
+    onExit: @escaping (ChildExit) -> Void
+  ) throws(DriverError) -> any ChildProcess {
     try refuseWhileStopping("start \(arguments.first ?? "a program")")
-    return try UVProcess(driver: self, arguments: arguments, environment: environment, onExit: onExit)
+    return try UVProcess(
+      driver: self, program: program, arguments: arguments, environment: environment, descriptors: descriptors,
+      onExit: onExit)
   }
 
   package var processID: Int32 { getpid() }
@@ -36,6 +47,16 @@ extension UVDriver {
   package var residentBytes: Int {
     var bytes = 0
     return uv_resident_set_memory(&bytes) == 0 ? bytes : 0
+  }
+
+  /// No crash writes this process's memory into a file, and no other process of this user may look into it; a program that
+  /// this one starts is free again (prctl(2), PR_SET_DUMPABLE).
+  package static func forbidCoreDumps() { _ = cuv_set_dumpable(0) }
+
+  /// Gives memory that was freed back to the system. Any thread.
+  package func releaseFreeMemory() {
+    malloc_trim(0)
+    releaseIdleCode()
   }
 
   /// Unmaps the program's code, which comes back from the page cache as it is run (madvise(2), MADV_DONTNEED of a file's
@@ -94,9 +115,14 @@ final class UVProcess: ChildProcess, LoopResource {
   private var onExit: ((ChildExit) -> Void)?
 
   init(
-    driver: UVDriver, arguments: [String], environment: [String: String]?, onExit: @escaping (ChildExit) -> Void
+    driver: UVDriver, program: String?, arguments: [String], environment: [String: String]?, descriptors: [Int32],
+    onExit: @escaping (ChildExit) -> Void
   ) throws(DriverError) {
-    guard let program = arguments.first, !program.isEmpty else { throw DriverError("start a program", status: -EINVAL) }
+    guard let program = program ?? arguments.first, !program.isEmpty else {
+      throw DriverError("start a program", status: -EINVAL)
+    }
+    let file = strdup(program)
+    defer { free(file) }
     let handle = UnsafeMutablePointer<uv_process_t>.allocate(capacity: 1)
     handle.initialize(to: uv_process_t())
     var argumentPointers = arguments.map { strdup($0) } + [nil]
@@ -104,10 +130,10 @@ final class UVProcess: ChildProcess, LoopResource {
     defer {
       for pointer in argumentPointers + environmentPointers { free(pointer) }
     }
-    var streams = (0..<3).map { number -> uv_stdio_container_t in
+    var streams = ([0, 1, 2] + descriptors).map { number -> uv_stdio_container_t in
       var container = uv_stdio_container_t()
       container.flags = UV_INHERIT_FD
-      container.data.fd = Int32(number)
+      container.data.fd = number
       return container
     }
     let status = argumentPointers.withUnsafeMutableBufferPointer { argumentPointers in
@@ -115,7 +141,7 @@ final class UVProcess: ChildProcess, LoopResource {
         streams.withUnsafeMutableBufferPointer { streams in
           var options = uv_process_options_t()
           options.exit_cb = processExited
-          options.file = UnsafePointer(argumentPointers[0])
+          options.file = UnsafePointer(file)
           options.args = argumentPointers.baseAddress
           if environment != nil { options.env = environmentPointers.baseAddress }
           options.stdio = streams.baseAddress

@@ -137,6 +137,12 @@ package final class UVDriver: HostDriver {
     return cachedNow
   }
 
+  package var processorNanoseconds: Int64 {
+    var time = timespec()
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+    return Int64(time.tv_sec) &* 1_000_000_000 &+ Int64(time.tv_nsec)
+  }
+
   package var unixNanoseconds: Int64 {
     if isUnixTimeStale {
       isUnixTimeStale = false
@@ -188,6 +194,13 @@ package final class UVDriver: HostDriver {
   ) throws(DriverError) -> Listener {
     try refuseWhileStopping("listen")
     return try UVListener(driver: self, address: address, sharedPort: sharedPort, onAccept: onAccept)
+  }
+
+  package func listen(
+    inheriting descriptor: Int32, onAccept: @escaping (ByteStream) -> Void
+  ) throws(DriverError) -> Listener {
+    try refuseWhileStopping("listen")
+    return try UVListener(driver: self, inheriting: descriptor, onAccept: onAccept)
   }
 
   package func connect(to address: SocketAddress, handler: any StreamHandler) -> ByteStream {

@@ -15,18 +15,34 @@ final class UVListener: Listener, LoopResource {
 
   private unowned(unsafe) let driver: UVDriver
   private let poll: UnsafeMutablePointer<uv_poll_t>
-  private let descriptor: Int32
+  private let number: Int32
   private let bound: SocketAddress
   private let isPipe: Bool
   private let ownFile: FileIdentity?
   private var onAccept: ((ByteStream) -> Void)?
   private var resumeTimer: LoopTimer?
 
-  init(
+  convenience init(
     driver: UVDriver, address: SocketAddress, sharedPort: Bool, onAccept: @escaping (ByteStream) -> Void
   ) throws(DriverError) {
     let socket = try Self.boundSocket(address, sharedPort: sharedPort)
     if Glibc.listen(socket.number, Self.backlog) != 0 { throw DriverError(errno: "listen") }
+    let bound = address.family == AF_UNIX ? address : SocketAddress(boundTo: socket.number) ?? address
+    try self.init(driver: driver, socket: socket, bound: bound, onAccept: onAccept)
+  }
+
+  /// At a socket that listens already, by a number of our own for it.
+  convenience init(
+    driver: UVDriver, inheriting descriptor: Int32, onAccept: @escaping (ByteStream) -> Void
+  ) throws(DriverError) {
+    let socket = try OwnedDescriptor(copying: descriptor)
+    guard let bound = SocketAddress(boundTo: socket.number) else { throw DriverError(errno: "listen") }
+    try self.init(driver: driver, socket: socket, bound: bound, onAccept: onAccept)
+  }
+
+  private init(
+    driver: UVDriver, socket: consuming OwnedDescriptor, bound: SocketAddress, onAccept: @escaping (ByteStream) -> Void
+  ) throws(DriverError) {
     let poll = UnsafeMutablePointer<uv_poll_t>.allocate(capacity: 1)
     let status = uv_poll_init(driver.loop, poll, socket.number)
     if status < 0 {
@@ -36,10 +52,10 @@ final class UVListener: Listener, LoopResource {
     self.driver = driver
     self.poll = poll
     self.onAccept = onAccept
-    isPipe = address.family == AF_UNIX
-    bound = isPipe ? address : SocketAddress(boundTo: socket.number) ?? address
-    if case .unix(let path) = address { ownFile = FileIdentity(path) } else { ownFile = nil }
-    descriptor = socket.handOn()
+    self.bound = bound
+    isPipe = bound.family == AF_UNIX
+    if case .unix(let path) = bound { ownFile = FileIdentity(path) } else { ownFile = nil }
+    number = socket.handOn()
     super.init()
     poll.pointee.data = Unmanaged.passRetained(self).toOpaque()
     uv_poll_start(poll, Int32(UV_READABLE.rawValue), listenerReadable)
@@ -81,12 +97,13 @@ final class UVListener: Listener, LoopResource {
   }
 
   override var address: SocketAddress { bound }
+  override var descriptor: Int32? { onAccept == nil ? nil : number }
 
   fileprivate func acceptWaiting(_ status: Int32) {
     var accepted = 0
     while onAccept != nil, accepted < Self.acceptsPerTurn {
       let flags = Int32(SOCK_NONBLOCK.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
-      let connection = accept4(descriptor, nil, nil, flags)
+      let connection = accept4(number, nil, nil, flags)
       if connection < 0 {
         switch errno {
         case EAGAIN: return
@@ -123,13 +140,18 @@ final class UVListener: Listener, LoopResource {
 
   override func close() {
     if onAccept == nil { return }
+    if case .unix(let path) = bound, let ownFile, FileIdentity(path) == ownFile { unlink(path) }
+    leave()
+  }
+
+  override func leave() {
+    if onAccept == nil { return }
     onAccept = nil
     resumeTimer?.cancel()
     resumeTimer = nil
-    if case .unix(let path) = bound, let ownFile, FileIdentity(path) == ownFile { unlink(path) }
     uv_close(poll.cast(to: uv_handle_t.self), freeHandleAndOwner)
     // The poller has let go of the descriptor: it may be closed at once, which frees the port at once.
-    Glibc.close(descriptor)
+    Glibc.close(number)
   }
 
   func closeForStop() { close() }

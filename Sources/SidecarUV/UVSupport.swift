@@ -180,6 +180,13 @@ struct OwnedDescriptor: ~Copyable {
     number = socket(family, flags, 0)
     if number < 0 { throw DriverError(errno: "socket") }
   }
+
+  /// Another number for what `other` is.
+  init(copying other: Int32) throws(DriverError) {
+    number = fcntl(other, F_DUPFD_CLOEXEC, 3)
+    if number < 0 { throw DriverError(errno: "dup") }
+  }
+
   deinit { if number >= 0 { Glibc.close(number) } }
 
   consuming func handOn() -> Int32 {

@@ -1,6 +1,8 @@
 // The commands' way to a sidecar: one HTTP/1 request at a time, on the command's own loop.
 
+import SidecarBuiltins
 import SidecarCore
+import SidecarTLS
 import SidecarUV
 
 /// An answer of the local API.
@@ -30,13 +32,21 @@ final class LocalRequest: StreamHandler {
   /// `timeout` in nanoseconds.
   static func send(
     _ driver: UVDriver, to address: SocketAddress, method: StaticString, target: String,
-    fields: [(String, String)] = [], body: [UInt8] = [], timeout: Int64
+    fields: [(String, String)] = [], body: [UInt8] = [], tls: TLSSource? = nil, timeout: Int64
   ) async throws(LocalFailure) -> LocalReply {
+    var secured: TLSStream?
+    if let tls {
+      do throws(TLSError) {
+        secured = try TLSStream(client: try tls.context(), host: nil, driver)
+      } catch {
+        throw LocalFailure(message: error.message)
+      }
+    }
     let result = await withCheckedContinuation { continuation in
       let request = LocalRequest(driver, address, method, target, fields, body, timeout) {
         continuation.resume(returning: $0)
       }
-      request.start(address, timeout)
+      request.start(address, secured, timeout)
     }
     return try result.get()
   }
@@ -60,9 +70,15 @@ final class LocalRequest: StreamHandler {
     message.append(body)
   }
 
-  private func start(_ address: SocketAddress, _ timeout: Int64) {
+  private func start(_ address: SocketAddress, _ secured: TLSStream?, _ timeout: Int64) {
     driver.timers.arm(timer, after: timeout, from: driver.now)
-    stream = driver.connect(to: address, handler: self)
+    guard let secured else {
+      stream = driver.connect(to: address, handler: self)
+      return
+    }
+    secured.handler = self
+    secured.connect(to: address)
+    stream = secured
   }
 
   private func finish(_ result: Result<LocalReply, LocalFailure>) {

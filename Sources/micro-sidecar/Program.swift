@@ -27,13 +27,27 @@ struct Program {
     case .version where invocation.problems.isEmpty:
       Terminal.print(Formats.version(programVersion, libuv: UVDriver.libraryVersion, invocation.output))
       return ExitCode.ok.rawValue
+    case .config(.schema) where invocation.problems.isEmpty:
+      Terminal.print(Formats.document(ConfigurationSchema.document()))
+      return ExitCode.ok.rawValue
+    case .config(.reference) where invocation.problems.isEmpty:
+      Terminal.print(Reference.markdown)
+      return ExitCode.ok.rawValue
+    case .completion(let shell) where invocation.problems.isEmpty:
+      Terminal.print(Completion.script(for: shell))
+      return ExitCode.ok.rawValue
+    case .manual where invocation.problems.isEmpty:
+      Terminal.print(ManualPage.text(version: programVersion))
+      return ExitCode.ok.rawValue
+    case .checkConfig(let file): return check(file)
     default: break
     }
+    if invocation.command == .injector, invocation.problems.isEmpty { return inject() }
     let settings: Settings
     let plugins: PluginTable
     do {
       plugins = try builtinPlugins()
-      settings = try load(plugins)
+      settings = try load(sources(plugins))
     } catch let error as SettingsError {
       Terminal.error(Formats.problems(error.problems, invocation.output, Terminal.errorStyle))
       return ExitCode.usage.rawValue
@@ -44,24 +58,71 @@ struct Program {
     switch invocation.command {
     case .serve: return serve(settings, plugins, [])
     case .run(let command): return serve(settings, plugins, command)
-    case .config:
+    case .config(.values):
       Terminal.print(settings.render(invocation.output == .json ? .json : .text))
       return ExitCode.ok.rawValue
-    case .listServices, .getService, .register, .deregister, .call, .health, .doctor:
+    case .ready, .drain, .restart: return AdminCommand(invocation.command, settings).run()
+    case .listServices, .getService, .register, .deregister, .call, .health, .explain, .tap, .doctor:
       return ClientCommand(invocation.command, invocation.output, settings, plugins).run()
-    case .help, .version: return ExitCode.usage.rawValue
+    case .help, .version, .injector, .config, .checkConfig, .completion, .manual: return ExitCode.usage.rawValue
     }
   }
 
-  private func load(_ plugins: PluginTable) throws -> Settings {
+  private func check(_ file: String?) -> Int32 {
+    do {
+      let plugins = try builtinPlugins()
+      let check = ConfigurationCheck(output: invocation.output, plugins: plugins)
+      let driver = try UVDriver()
+      return check.run { () throws(SettingsError) in
+        var sources = sources(plugins)
+        sources.checkRegistry = { choice, settings throws(ConfigurationError) in
+          _ = try plugins.makeRegistry(choice, settings, driver: driver, log: NoLog())
+        }
+        if let file { sources.flags.append(FlagValue("--config", file)) }
+        return try load(sources)
+      }
+    } catch {
+      Terminal.error("\(error)\n")
+      return ExitCode.internalError.rawValue
+    }
+  }
+
+  private func inject() -> Int32 {
+    do {
+      return try Injector(environment: processEnvironment()).run()
+    } catch let error as SettingsError {
+      Terminal.error(Formats.problems(error.problems, invocation.output, Terminal.errorStyle))
+      return ExitCode.usage.rawValue
+    } catch {
+      Terminal.error("\(error)\n")
+      return ExitCode.internalError.rawValue
+    }
+  }
+
+  /// Bytes of the file of MICRO_CONFIG.
+  static let configurationBytesMax = 1024 * 1024
+
+  /// All but the reading of files.
+  private func sources(_ plugins: PluginTable) -> SettingsSources {
     var sources = SettingsSources()
     sources.flags = invocation.flags
     sources.environment = processEnvironment()
     sources.registryNames = Array(plugins.registries.keys)
-    sources.selectorNames = Array(plugins.selectors.keys)
+    sources.selectorNames = plugins.selectorNames
+    sources.strategyNames = plugins.strategyNames
+    sources.checkSelector = { selector throws(ConfigurationError) in _ = try plugins.selector(selector) }
     sources.parseFile = { try YAML.parse($0) }
-    let files = try UVDriver()
-    sources.readFile = { try files.readFile($0, limit: 1024 * 1024) }
+    sources.locateKeys = { YAML.lines(of: $0) }
+    return sources
+  }
+
+  private func load(_ sources: SettingsSources) throws(SettingsError) -> Settings {
+    var sources = sources
+    guard let files = try? UVDriver() else {
+      throw SettingsError([SettingProblem(.combination, "no loop can be made to read files with")])
+    }
+    sources.readFile = { try files.readFile($0, limit: Self.configurationBytesMax) }
+    sources.readSystemFile = { try? files.readFile($0, limit: Self.configurationBytesMax) }
     defer {
       files.stop()
       files.run()
@@ -70,11 +131,24 @@ struct Program {
   }
 
   private func serve(_ settings: Settings, _ plugins: PluginTable, _ command: [String]) -> Int32 {
+    if let problem = settings.exposure {
+      Terminal.error(Formats.problems([problem], invocation.output, Terminal.errorStyle))
+      return ExitCode.usage.rawValue
+    }
     let log = makeLog(settings)
     defer { log.flush() }
     for warning in settings.warnings { log.warning(warning) }
+    if !settings.coreDumps { UVDriver.forbidCoreDumps() }
     do {
-      return try Server(settings: settings, plugins: plugins, command: command, log: log).run()
+      let inheritance = try Inheritance.take(processEnvironment())
+      if let problem = inheritance?.bequest.problem(for: settings) {
+        log.error("cannot start: \(problem)")
+        return ExitCode.usage.rawValue
+      }
+      return try Server(
+        settings: settings, plugins: plugins, command: command, log: log, sources: sources(plugins),
+        inheritance: inheritance
+      ).run()
     } catch {
       log.error("cannot start: \(error)")
       return ExitCode.usage.rawValue

@@ -25,7 +25,12 @@ struct CommandTests {
       ("health", .health(service: nil, address: nil)),
       ("health a", .health(service: "a", address: nil)),
       ("health a --address h:1", .health(service: "a", address: "h:1")),
-      ("doctor", .doctor), ("config", .config), ("version", .version), ("--version", .version), ("-v", .version),
+      ("ready", .ready(wait: nil)), ("wait", .ready(wait: 60_000_000_000)), ("wait 500ms", .ready(wait: 500_000_000)),
+      ("drain", .drain(0)), ("drain 5s", .drain(5_000_000_000)), ("injector", .injector),
+      ("doctor", .doctor), ("config", .config(.values)), ("config --schema", .config(.schema)),
+      ("--reference config", .config(.reference)), ("check-config", .checkConfig(file: nil)),
+      ("check-config a.yaml -o json", .checkConfig(file: "a.yaml")), ("completion zsh", .completion(.zsh)),
+      ("man", .manual), ("version", .version), ("--version", .version), ("-v", .version),
       ("help", .help(nil)), ("--help", .help(nil)), ("-h", .help(nil)), ("call -h", .help("call")),
       ("help call", .help("call")), ("help settings", .help("settings")),
     ] as [(String, Command)])
@@ -81,7 +86,14 @@ struct CommandTests {
       ("list nodes", "command line: expected micro-sidecar list services"),
       ("get service", "command line: expected micro-sidecar get service NAME"),
       ("call a", "command line: expected micro-sidecar call SERVICE ENDPOINT [JSON]"),
-      ("config now", "command line: expected micro-sidecar config"),
+      ("wait soon", "command line: expected micro-sidecar wait [DURATION]"),
+      ("drain 2h", "command line: expected micro-sidecar drain [DURATION]"),
+      ("drain -- -1s", "command line: expected micro-sidecar drain [DURATION]"),
+      ("config now", "command line: expected micro-sidecar config [--schema | --reference]"),
+      ("config --schema --reference", "command line: --reference does not go with this command"),
+      ("list services --schema", "command line: --schema does not go with this command"),
+      ("check-config a b", "command line: expected micro-sidecar check-config [FILE]"),
+      ("completion tcsh", "command line: expected micro-sidecar completion bash|zsh|fish"),
       ("run", "command line: expected micro-sidecar run -- COMMAND [ARGUMENT …]"),
       ("run --", "command line: expected micro-sidecar run -- COMMAND [ARGUMENT …]"),
       ("run python", "command line: put -- before the app's command, as micro-sidecar run -- python …"),
@@ -142,7 +154,7 @@ struct CommandTests {
     let overview = Help.text(nil)
     for row in CommandInvocation.usages {
       #expect(overview.contains(row.help))
-      #expect(Help.text(row.verb).hasPrefix(row.verb == "config" ? "Settings" : row.usage))
+      #expect(Help.text(row.verb).hasPrefix(row.usage))
     }
     for code in ExitCode.allCases { #expect(overview.contains(code.meaning)) }
     let settings = Help.text("settings")

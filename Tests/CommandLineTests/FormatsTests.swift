@@ -112,6 +112,18 @@ struct FormatsTests {
     #expect(Formats.findings([], .text, plain) == "")
   }
 
+  @Test("problems are told to machines with their lines")
+  func problems() throws {
+    let found = [
+      SettingProblem(.file(path: "a.yaml", key: "b"), "wrong", line: 7), SettingProblem(.environment("MICRO_X"), "bad"),
+    ]
+    let rows = try JSONValue(parsing: Formats.problems(found, .json, plain))["errors"]
+    #expect(rows?[0]?["line"] == 7 && rows?[0]?["message"] == "wrong")
+    #expect(rows?[1]?["line"] == .null && rows?[1]?["source"] == "environment MICRO_X")
+    #expect(
+      Formats.problems(found, .text, plain) == "error: file a.yaml:7: b: wrong\nerror: environment MICRO_X: bad\n")
+  }
+
   @Test("what a registry holds cannot move the cursor")
   func hostileText() throws {
     let service = Service(

@@ -6,8 +6,8 @@ import Testing
 
 @Suite("Settings from the command line to what config prints")
 struct SettingsFixtureTests {
-  /// Sections: `arguments` (one a line), `environment` (KEY=value a line), `file` (YAML or JSON), and what is expected:
-  /// `errors`, or `config`, the lines of `micro-sidecar config` that are not defaults, or `warnings`.
+  /// Sections: `arguments` (one a line), `environment` (KEY=value a line), `file` (YAML or JSON), `secret` (what every
+  /// file of /run/secrets holds), and what is expected: `errors`, or `config`, the lines of `micro-sidecar config` that are not defaults, or `warnings`.
   @Test("fixtures", arguments: Fixture.all(in: "settings"))
   func fixtures(fixture: Fixture) {
     let invocation = CommandInvocation(parsing: fixture.lines("arguments"))
@@ -18,10 +18,15 @@ struct SettingsFixtureTests {
       sources.environment[String(parts[0])] = String(parts[1])
     }
     sources.registryNames = ["mdns", "memory", "file"]
-    sources.selectorNames = ["random", "roundrobin"]
+    sources.selectorNames = ["ewma", "random", "roundrobin"]
     if fixture.has("file") { sources.environment["MICRO_CONFIG"] = "/etc/sidecar.yaml" }
-    sources.readFile = { _ in Array(fixture["file"].utf8) }
+    sources.readFile = { path in
+      if path.hasPrefix("/run/secrets/") { return Array(fixture["secret"].utf8) }
+      guard path == "/etc/sidecar.yaml" else { throw NoSuchFile() }
+      return Array(fixture["file"].utf8)
+    }
     sources.parseFile = { try YAML.parse($0) }
+    sources.locateKeys = { YAML.lines(of: $0) }
     do throws(SettingsError) {
       let settings = try Settings.load(sources, earlier: invocation.problems)
       let shown = settings.render(.text).split(separator: "\n").filter {
@@ -33,4 +38,8 @@ struct SettingsFixtureTests {
       #expect(Formats.problems(error.problems, .text, Style(isColoured: false)) == fixture["errors"])
     }
   }
+}
+
+private struct NoSuchFile: Error, CustomStringConvertible {
+  var description: String { "no such file" }
 }

@@ -11,6 +11,9 @@ from sidecar import BINARY, SOURCE_ROOT, BlackBox
 
 CONFORMANCE = os.path.join(os.path.dirname(BINARY), "registry-conformance")
 
+# From a change in a registry to the worker's snapshot, the median of several.
+CHANGE_MILLISECONDS_MAX = 20
+
 
 def program(name, package):
     """The path of a server's program; a skipped test where there is none."""
@@ -38,10 +41,23 @@ class RegistryBlackBox(BlackBox):
         self.assertGreater(held, 0, "no rule was run")
         return held
 
+    def assert_many_rule_holds(self, registry, *options, writers=()):
+        """A thousand services of ten nodes, each of `writers` with its share of them."""
+        apart = [word for writer in writers for word in ("--apart", writer)]
+        held = self.assert_rules_hold(registry, "--rule", "many services", "--patience", "60", *options, *apart, seconds=300)
+        self.assertEqual(held, 1)
+
     def listed(self, sidecar, name):
         """The versions of a service that the sidecar's `/registry` shows; empty when it knows none."""
         answer = sidecar.get("/registry?service=" + name)
         return answer.json() if answer.status == 200 else []
+
+    def skipped(self, sidecar, cause):
+        """Entries of the sidecar's one registry that were not taken over, as its metrics tell."""
+        name = "micro_sidecar_registry_entries_skipped_total{registry="
+        rows = [line for line in sidecar.admin("/metrics").body.decode().splitlines() if line.startswith(name) and 'cause="%s"' % cause in line]
+        self.assertEqual(len(rows), 1, rows)
+        return int(rows[0].rsplit(" ", 1)[1])
 
     def addresses(self, sidecar, name):
         return sorted(node["address"] for service in self.listed(sidecar, name) for node in service["nodes"] or [])
@@ -65,7 +81,13 @@ def recorded(name, direction=">>>", connection=1):
     return pieces
 
 
-def certificates(folder):
+def connections(name):
+    """The numbers of the connections in a recording."""
+    with open(os.path.join(SOURCE_ROOT, "Tests", "Fixtures", "registry", name + ".txt")) as lines:
+        return [int(line.split(":")[0].split()[-1]) for line in lines if line.startswith("=== TCP connection")]
+
+
+def certificates(folder, days=2):
     """An authority, a server's certificate for 127.0.0.1 and localhost, and a client's; paths by what they are."""
     program("openssl", "openssl")
     paths = {name: os.path.join(folder, name + ".pem") for name in ("ca", "ca_key", "server", "server_key", "client", "client_key")}
@@ -75,7 +97,7 @@ def certificates(folder):
         assert done.returncode == 0, done.stdout.decode()
 
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout"]
-    openssl("req", "-x509", *key, paths["ca_key"], "-out", paths["ca"], "-days", "2", "-subj", "/CN=the test's authority")
+    openssl("req", "-x509", *key, paths["ca_key"], "-out", paths["ca"], "-days", str(days), "-subj", "/CN=the test's authority")
     for name, usage in (("server", "serverAuth,clientAuth"), ("client", "clientAuth")):
         request = os.path.join(folder, name + ".csr")
         extensions = os.path.join(folder, name + ".ext")
@@ -83,7 +105,7 @@ def certificates(folder):
             stream.write("subjectAltName=DNS:localhost,DNS:server.dc1.consul,IP:127.0.0.1\nextendedKeyUsage=%s\n" % usage)
         openssl("req", "-new", *key, paths[name + "_key"], "-out", request, "-subj", "/CN=" + name)
         openssl("x509", "-req", "-in", request, "-CA", paths["ca"], "-CAkey", paths["ca_key"], "-CAcreateserial",
-                "-out", paths[name], "-days", "2", "-extfile", extensions)
+                "-out", paths[name], "-days", str(days), "-extfile", extensions)
     return paths
 
 

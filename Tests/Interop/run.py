@@ -89,6 +89,8 @@ def main():
     unittest.TestSuite(wanted).run(report)
     failed = len({id(test) for test, _ in report.failures + report.errors})
     failed = max(failed, 0 if report.wasSuccessful() else 1)
+    for test, error in report.failures + report.errors:  # again, for who reads only the end
+        print("failed: %s: %s" % (name_of(test), error.strip().split("\n")[-1][:300]))
     for test, reason in report.skipped:
         print("skipped: %s: %s" % (name_of(test), reason))
     print("interop: %d passed, %d failed, %d skipped" % (report.passed, failed, len(report.skipped)))

@@ -26,13 +26,21 @@ READY_SECONDS_MAX = 10
 ANSWER_SECONDS_MAX = 10
 
 
+HANDED_OUT = set()  # a port that a test was given may be bound much later
+
+
 def free_port():
     """Below the range the kernel hands to outgoing connections, so that none of ours takes it before it is bound."""
+    if len(HANDED_OUT) > 15000:
+        HANDED_OUT.clear()
     while True:
         port = random.randrange(12000, 32000)
+        if port in HANDED_OUT:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
+                HANDED_OUT.add(port)
                 return port
             except OSError:
                 continue
@@ -95,7 +103,7 @@ def ask(port, method, path, body=None, headers=None, host="127.0.0.1"):
 class Process:
     """A child process with its output in an unlinked file."""
 
-    def __init__(self, what, command, environment=None):
+    def __init__(self, what, command, environment=None, user=None):
         self.what = what
         self.log = tempfile.TemporaryFile()
         self.expected_end = False
@@ -104,7 +112,8 @@ class Process:
         clean.update({"SWIFT_BACKTRACE": "enable=no"})
         clean.update(environment or {})
         self.process = subprocess.Popen(
-            command, env=clean, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True
+            command, env=clean, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True,
+            user=user,
         )
         self.pid = self.process.pid
 
@@ -147,6 +156,9 @@ class Process:
     def resident_kilobytes(self):
         return self._status("VmRSS")
 
+    def resident_kilobytes_peak(self):
+        return self._status("VmHWM")
+
     def _status(self, row):
         with open("/proc/%d/status" % self.pid) as status:
             return int(next(line.split()[1] for line in status if line.startswith(row)))
@@ -159,7 +171,8 @@ class Sidecar(Process):
     port of the app beside it and `name` what it is registered as. Anything else goes in by `environment`.
     """
 
-    def __init__(self, services=None, registry=None, name=None, app=None, environment=None, command=(), folder=None):
+    def __init__(self, services=None, registry=None, name=None, app=None, environment=None, command=(), folder=None, user=None
+    ):
         self.port, self.server_port, self.admin_port = free_ports(3)
         # Ours goes away with the object; one that was given is the giver's.
         self.own_folder = None if folder else tempfile.TemporaryDirectory(prefix="micro-sidecar-test-")
@@ -179,7 +192,9 @@ class Sidecar(Process):
         if app:
             settings["MICRO_APP_ADDRESS"] = "127.0.0.1:%d" % app
         settings.update(environment or {})
-        super().__init__("micro-sidecar", [BINARY] + list(command), settings)
+        if user is not None:
+            os.chmod(self.folder, 0o755)
+        super().__init__("micro-sidecar", [BINARY] + list(command), settings, user)
 
     def wait_until_ready(self):
         def ready():

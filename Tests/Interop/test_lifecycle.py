@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import time
 
 from gomicro import App, Connection, Node, greeter, hello_app, json_reply
-from sidecar import LONG, SOURCE_ROOT, BlackBox, eventually, free_port, service
+from sidecar import BINARY, LONG, SOURCE_ROOT, BlackBox, Process, Sidecar, command, eventually, free_port, service
 
 HELLO = "go.micro.srv.hello"
+NOBODY = 65534
 
 
 class Held(BlackBox):
@@ -344,6 +348,275 @@ class ManySidecars(BlackBox):
         first = self.start()
         environment = {"MICRO_SIDECAR_ADDRESS": "127.0.0.1:%d" % first.port}
         second = self.start(wait=False, environment=environment)
-        self.assertNotEqual(second.wait(10), 0)
+        self.assertEqual(second.wait(10), 71)
         self.assertIn(str(first.port), second.text())
         self.assertEqual(first.get("/registry").status, 200)
+
+
+class Hooks(BlackBox):
+    """`ready`, `wait` and `drain`: what a container engine runs beside a sidecar."""
+
+    def verb(self, sidecar, *words):
+        return command(*words, environment={"MICRO_ADMIN_ADDRESS": "127.0.0.1:%d" % sidecar.admin_port})
+
+    def test_ready_and_wait(self):
+        sidecar = self.start()
+        self.assertEqual(self.verb(sidecar, "ready"), (0, "ready\n", ""))
+        self.assertEqual(self.verb(sidecar, "wait"), (0, "", ""))
+        # A listener on all addresses is asked on loopback.
+        everywhere = {"MICRO_ADMIN_ADDRESS": "0.0.0.0:%d" % sidecar.admin_port}
+        self.assertEqual(command("ready", environment=everywhere)[0], 0)
+        self.assertEqual(command("ready", environment={"MICRO_ADMIN_ADDRESS": "off"})[0], 64)
+        sidecar.stop()
+        status, _, errors = self.verb(sidecar, "ready")
+        self.assertEqual(status, 69)
+        self.assertIn("connection refused", errors)
+        begun = time.monotonic()
+        status, _, errors = self.verb(sidecar, "wait", "300ms")
+        self.assertEqual(status, 69)
+        self.assertIn("takes no calls: connection refused", errors)
+        self.assertGreaterEqual(time.monotonic() - begun, 0.3)
+
+    def test_wait_ends_when_the_sidecar_comes(self):
+        port = free_port()
+        waiting = self.start_process(Process("wait", [BINARY, "wait", "30s"], {"MICRO_ADMIN_ADDRESS": "127.0.0.1:%d" % port}))
+        self.start(environment={"MICRO_ADMIN_ADDRESS": "127.0.0.1:%d" % port}, wait=False)
+        self.assertEqual(waiting.wait(10), 0)
+
+    def test_ready_says_what_is_missing(self):
+        silent = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(silent.close)
+        sidecar = self.start(registry="consul:127.0.0.1:%d" % silent.getsockname()[1], wait=False)
+        eventually(lambda: sidecar.admin("/startupz").status == 200)
+        status, _, errors = self.verb(sidecar, "ready")
+        self.assertEqual(status, 1)
+        self.assertIn("waiting for consul", errors)
+        self.assertEqual(self.verb(sidecar, "wait")[0], 0, "calls are taken all the same")
+
+    def test_drain_leaves_the_registry_and_goes_on_serving(self):
+        app = self.start_server(App(hello_app))
+        peer = self.start(registry="memory")
+        registry = "proxy:127.0.0.1:%d" % peer.port
+        sidecar = self.start(registry=registry, name=HELLO, app=app.port)
+        eventually(lambda: peer.post("/hello/say/hello", {}).status == 200, what="the app through its peer")
+        begun = time.monotonic()
+        self.assertEqual(self.verb(sidecar, "drain", "500ms"), (0, "", ""))
+        self.assertGreaterEqual(time.monotonic() - begun, 0.5)
+        self.assertEqual(sidecar.admin("/readyz").status, 503)
+        self.assertEqual(sidecar.admin("/livez").status, 200)
+        self.assertEqual(peer.get("/registry?service=" + HELLO).status, 404)
+        late = {"service": HELLO, "method": "Say.Hello", "address": "127.0.0.1:%d" % sidecar.server_port, "request": {}}
+        self.assertEqual(peer.post("/rpc", late).status, 200, "a caller that has not heard")
+        # Nothing is registered any more, and a second time changes nothing.
+        self.assertEqual(sidecar.post("/registry", {"name": "x", "nodes": [{"id": "1", "address": "127.0.0.1:1"}]}).status, 503)
+        self.assertEqual(self.verb(sidecar, "drain"), (0, "", ""))
+        self.assertEqual(sidecar.admin("/drain").status, 405, "GET must not change anything")
+        self.assertTrue(sidecar.is_running())
+        self.assertEqual(sidecar.stop(), 0)
+        self.assertEqual(self.verb(sidecar, "drain")[0], 69)
+
+
+class Resources(BlackBox):
+    """What control groups allow, told by a folder that looks like the kernel's."""
+
+    def groups(self, **files):
+        root = tempfile.TemporaryDirectory(prefix="micro-sidecar-test-")
+        self.addCleanup(root.cleanup)
+        for name, text in files.items():
+            path = os.path.join(root.name, name.replace("__", "/").replace("_max", ".max"))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as stream:
+                stream.write(text + "\n")
+        return {"MICRO_SIDECAR_CGROUP_ROOT": root.name}
+
+    def threads(self, sidecar):
+        names = []
+        for task in os.listdir("/proc/%d/task" % sidecar.pid):
+            with open("/proc/%d/task/%s/comm" % (sidecar.pid, task)) as stream:
+                names.append(stream.read().strip())
+        return sum(name.startswith("worker-") for name in names)
+
+    def test_workers_are_the_quota_rounded_and_one_at_least(self):
+        for quota, wanted in (("30000 100000", 1), ("250000 100000", 3), ("max 100000", 1)):
+            with self.subTest(quota):
+                sidecar = self.start(environment=self.groups(cpu_max=quota))
+                self.assertEqual(self.threads(sidecar), wanted)
+                sidecar.stop()
+        environment = dict(self.groups(cpu_max="400000 100000"), MICRO_SIDECAR_WORKERS="2")
+        self.assertEqual(self.threads(self.start(environment=environment)), 2, "what is set counts first")
+
+    def test_new_calls_are_refused_before_the_kernel_ends_the_process(self):
+        node = self.start_server(Node(greeter))
+        # An idle sidecar has less; a hundred bodies that are not whole yet take it above the limit.
+        sidecar = self.start(
+            services=[service(HELLO, node.registration())], environment=self.groups(memory_max=str(64 << 20)))
+        self.assertEqual(sidecar.metric("micro_sidecar_memory_limit_bytes"), 64 << 20)
+        held = []
+        for _ in range(30):
+            connection = socket.create_connection(("127.0.0.1", sidecar.port))
+            self.addCleanup(connection.close)
+            connection.sendall(b"POST /hello/say/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n" + b" " * 2_900_000)
+            held.append(connection)
+        answer = eventually(lambda: (lambda a: a.status == 503 and a)(sidecar.post("/hello/say/hello", {})), 10, "refusal")
+        self.assertIn("memory is nearly used up", answer.json()["detail"])
+        self.assertEqual(answer.headers["Retry-After"], "1")
+        self.assertEqual(sidecar.metric("micro_sidecar_memory_short"), 1)
+        self.assertEqual(sidecar.admin("/livez").status, 200)
+        for connection in held:
+            connection.close()
+        eventually(lambda: sidecar.post("/hello/say/hello", {}).status == 200, 10, "calls again")
+
+    def test_no_core_is_dumped_unless_it_is_wanted(self):
+        # A process that may not be dumped has its files in /proc given to root, which is to be seen for any other user.
+        for wanted in (False, True):
+            sidecar = Sidecar(
+                environment={"MICRO_SIDECAR_CORE_DUMPS": "true" if wanted else "false"}, user=NOBODY if os.geteuid() == 0 else None)
+            self.start_process(sidecar).wait_until_ready()
+            owner = os.stat("/proc/%d/environ" % sidecar.pid).st_uid
+            self.assertEqual(owner != 0, wanted)
+            sidecar.stop()
+
+
+class ExitStatus(BlackBox):
+    """The table of docs/lifecycle.md."""
+
+    def status(self, *words, **settings):
+        return command(*words, environment=dict({"MICRO_REGISTRY": "memory", "MICRO_ADMIN_ADDRESS": "off"}, **settings))[0]
+
+    def test_every_status_and_its_cause(self):
+        self.assertEqual(self.status("version"), 0)
+        self.assertEqual(self.status("nosuchverb"), 64)
+        self.assertEqual(self.status(MICRO_SIDECAR_WORKERS="none"), 64)
+        self.assertEqual(self.status("list", "services", MICRO_PROXY_ADDRESS="127.0.0.1:%d" % free_port()), 69)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = "127.0.0.1:%d" % taken.getsockname()[1]
+            self.assertEqual(self.status(MICRO_SIDECAR_ADDRESS=address), 71)
+            self.assertEqual(self.status(MICRO_SIDECAR_ADDRESS="127.0.0.1:0", MICRO_ADMIN_ADDRESS=address), 71)
+        run = {"MICRO_SIDECAR_ADDRESS": "127.0.0.1:0"}
+        self.assertEqual(self.status("run", "--", "/no/such/program", **run), 127)
+        self.assertEqual(self.status("run", "--", "/etc/passwd", **run), 126)
+        self.assertEqual(self.status("run", "--", "sh", "-c", "exit 9", **run), 9)
+        self.assertEqual(self.status("run", "--", "sh", "-c", "kill -TERM $$", **run), 128 + signal.SIGTERM)
+
+    def test_the_help_lists_what_the_documentation_lists(self):
+        listed = {line.split()[0] for line in command("help")[1].split("Exit status")[1].splitlines() if line.strip()}
+        with open(os.path.join(SOURCE_ROOT, "docs", "lifecycle.md")) as stream:
+            table = stream.read().split("## Exit status")[1]
+        documented = {
+            number for line in table.splitlines() if line.startswith("| ") for number in re.findall(r"\b\d+\b", line.split("|")[1])}
+        self.assertEqual(listed - documented, set())
+
+
+class Orders(BlackBox):
+    """Who starts and stops first, app or sidecar, and what callers see of it: nothing."""
+
+    def setUp(self):
+        super().setUp()
+        self.peer = self.start(registry="memory")
+        self.ports = [free_port() for _ in range(2)]
+        self.ended, self.failed, self.done = threading.Event(), [], 0
+
+    def sidecar(self, index):
+        return self.start(
+            wait=False, registry="proxy:127.0.0.1:%d" % self.peer.port, name=HELLO, app=self.ports[index],
+            environment={"MICRO_APP_HEALTH": "/health", "MICRO_APP_HEALTH_PERIOD": "100ms"})
+
+    def app(self, index):
+        return self.start_server(App(hello_app, port=self.ports[index]))
+
+    def nodes(self):
+        answer = self.peer.get("/registry?service=" + HELLO)
+        return len(answer.json()[0]["nodes"]) if answer.status == 200 else 0
+
+    def load(self):
+        def work():
+            while not self.ended.is_set():
+                answer = self.peer.post("/hello/say/hello", {"name": "a"})
+                self.done += 1
+                if answer.status != 200:
+                    self.failed.append(answer)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        self.addCleanup(lambda: [self.ended.set()] + [thread.join() for thread in threads])
+
+    def more_calls(self):
+        goal = self.done + 30
+        eventually(lambda: self.failed or self.done >= goal, 10, "calls")
+
+    def test_the_app_first_the_sidecar_first_and_both(self):
+        self.app(0)
+        self.sidecar(0)  # the app was there
+        eventually(lambda: self.nodes() == 1, what="the first, whose app was there before it")
+        second = self.sidecar(1).wait_until_ready()  # ready without its app
+        self.assertEqual(self.nodes(), 1)
+        self.assertEqual(second.post("/hello/say/hello", {}).status, 200, "its calls work without an app")
+        self.app(1)
+        eventually(lambda: self.nodes() == 2, what="the second, whose app came later")
+
+    def test_rolling_restarts_of_sidecar_and_app_in_every_order_lose_no_call(self):
+        apps = [self.app(0), self.app(1)]
+        sidecars = [self.sidecar(0), self.sidecar(1)]
+        eventually(lambda: self.nodes() == 2, what="both")
+        self.load()
+        self.more_calls()
+
+        def stop_sidecar(index):
+            sidecars[index].send_signal(signal.SIGTERM)
+            self.assertEqual(sidecars[index].wait(15), 0)
+            self.assertEqual(self.nodes(), 1, "nothing of it is left behind")
+
+        def start_sidecar(index):
+            sidecars[index] = self.sidecar(index)
+
+        def drain(index):
+            self.assertEqual(sidecars[index].admin("/drain", "POST").status, 200)
+            self.more_calls()
+
+        def stop_app(index):
+            apps[index].stop()
+
+        def start_app(index):
+            apps[index] = self.app(index)
+
+        orders = [
+            (stop_sidecar, start_sidecar),
+            (stop_sidecar, stop_app, start_app, start_sidecar),
+            (stop_sidecar, stop_app, start_sidecar, start_app),
+            # The app may end first only once callers do not come any more: that is what the drain is for.
+            (drain, stop_app, stop_sidecar, start_app, start_sidecar),
+            (drain, stop_app, stop_sidecar, start_sidecar, start_app),
+            (drain, stop_sidecar, start_sidecar),
+        ]
+        for turn, order in enumerate(orders):
+            index = turn % 2
+            for step in order:
+                step(index)
+                self.more_calls()
+            eventually(lambda: self.nodes() == 2, what="both again after " + ", ".join(step.__name__ for step in order))
+            self.more_calls()
+        self.ended.set()
+        self.assertEqual(self.failed, [], "%d of %d calls failed" % (len(self.failed), self.done))
+
+    def test_a_job_ends_with_all_that_belongs_to_it(self):
+        job = (
+            "import os, urllib.request\n"
+            "call = urllib.request.Request('http://%s/hello/say/hello' % os.environ['MICRO_SIDECAR_ADDRESS'], b'{}')\n"
+            "print(urllib.request.urlopen(call).read().decode())\n"
+        )
+        self.app(0)
+        self.sidecar(0)
+        eventually(lambda: self.nodes() == 1)
+        registry = "proxy:127.0.0.1:%d" % self.peer.port
+        around = self.start(wait=False, command=["run", "--", sys.executable, "-c", job], registry=registry)
+        self.assertEqual(around.wait(15), 0)
+        self.assertIn("Hello World", around.text())
+        # Beside it, ended by its last act.
+        beside = self.start(registry=registry)
+        done = self.start_process(
+            Process("job", [sys.executable, "-c", job + (
+                "urllib.request.urlopen(urllib.request.Request('http://127.0.0.1:%d/shutdown', b''))\n" % beside.admin_port
+            )], {"MICRO_SIDECAR_ADDRESS": "127.0.0.1:%d" % beside.port}))
+        self.assertEqual(done.wait(15), 0, done.text())
+        self.assertEqual(beside.wait(15), 0)

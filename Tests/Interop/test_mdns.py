@@ -103,7 +103,9 @@ class WithoutMulticast(Namespaces):
         eventually(lambda: "multicast" in sidecar.text().lower(), what="a word about multicast in the log")
 
 
-class AcrossHosts(Namespaces):
+class TwoHosts(Namespaces):
+    """On one network."""
+
     def setUp(self):
         super().setUp()
         self.hosts = [self.make_host(name) for name in ("a", "b")]
@@ -114,6 +116,8 @@ class AcrossHosts(Namespaces):
             self.run_or_skip("ip", "-n", host, "address", "add", "10.99.0.%d/24" % number, "dev", end)
             self.run_or_skip("ip", "-n", host, "link", "set", end, "up")
 
+
+class AcrossHosts(TwoHosts):
     def test_a_service_on_one_host_is_called_from_the_other_and_says_goodbye(self):
         here, there = self.hosts
         inside = self.start_app(here, "go.micro.srv.hello")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 
 from gomicro import Node, greeter
-from registrypeers import RegistryBlackBox, certificates, program
+from registrypeers import CHANGE_MILLISECONDS_MAX, RegistryBlackBox, certificates, connections, program, recorded
 from sidecar import SOURCE_ROOT, Process, ask, command, eventually, free_ports
 
 CORE, PLUGIN = "/micro/registry/", "/micro-registry/"
@@ -19,7 +21,8 @@ CORE, PLUGIN = "/micro/registry/", "/micro-registry/"
 class Etcd(Process):
     """One member with a data folder of its own; `port` keeps the address over a restart, `folder` the data too."""
 
-    def __init__(self, ports=None, folder=None, tls=None, settings=()):
+    def __init__(self, ports=None, folder=None, tls=None, settings=(), name="default", peers=None):
+        self.name, self.peers = name, peers
         self.ports = ports or free_ports(2)
         self.port = self.ports[0]
         self.folder = folder or tempfile.TemporaryDirectory(prefix="micro-sidecar-etcd-")
@@ -33,8 +36,12 @@ class Etcd(Process):
             "etcd",
             [program("etcd", "etcd-server"), "--data-dir", os.path.join(self.folder.name, "data"), "--log-level", "error",
              "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-             "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer, "--enable-v2",
+             "--name", name, "--initial-advertise-peer-urls", peer, "--initial-cluster", peers or name + "=" + peer, "--enable-v2",
              "--unsafe-no-fsync", *secured, *settings])
+
+    def again(self):
+        """The same member with the data that it left behind."""
+        return Etcd(ports=self.ports, folder=self.folder, name=self.name, peers=self.peers)
 
     def ctl(self, *arguments, user=None):
         secured = ["--cacert", self.tls["ca"], "--cert", self.tls["client"], "--key", self.tls["client_key"]] if self.tls else []
@@ -51,6 +58,52 @@ class Etcd(Process):
 
     def keys(self, prefix="/micro", **options):
         return self.ctl("get", "--prefix", "--keys-only", prefix, **options).split()
+
+
+def cluster(count):
+    """That many members of one cluster, started and perhaps not ready."""
+    ports = [free_ports(2) for _ in range(count)]
+    peers = ",".join("m%d=http://127.0.0.1:%d" % (index, pair[1]) for index, pair in enumerate(ports))
+    return [Etcd(ports=pair, name="m%d" % index, peers=peers) for index, pair in enumerate(ports)]
+
+
+def fields(message):
+    """A protobuf message as (number, value): integers and bytes."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        tag = varint()
+        if tag & 7 == 0:
+            yield tag >> 3, varint()
+        else:
+            size = varint()
+            yield tag >> 3, message[at : at + size]
+            at += size
+
+
+def puts(stream):
+    """The (key, value, lease) of each PutRequest in what a gRPC client sent, its connection preface first."""
+    at, found = stream.index(b"SM\r\n\r\n") + 6, []
+    while at + 9 <= len(stream):
+        size, kind = int.from_bytes(stream[at : at + 3], "big"), stream[at + 3]
+        body, at = stream[at + 9 : at + 9 + size], at + 9 + size
+        if kind == 0 and size > 5:
+            with contextlib.suppress(IndexError, UnicodeDecodeError, AttributeError):
+                values = dict(fields(body[5:]))
+                if isinstance(values.get(2), bytes) and values[2].startswith(b"{"):
+                    found.append((values[1].decode(), values[2], values.get(3)))
+    return found
 
 
 def entry(name, port, node="1", version="1"):
@@ -79,7 +132,7 @@ class EtcdBlackBox(RegistryBlackBox):
 class EtcdRegistry(EtcdBlackBox):
     def test_the_rules_hold(self):
         server = self.serve()
-        self.assert_rules_hold("etcd:127.0.0.1:%d" % server.port, "--many", "50", "--patience", "5")
+        self.assert_rules_hold("etcd:127.0.0.1:%d" % server.port, "--patience", "5")
 
     def test_recorded_entries_of_all_generations_are_found(self):
         server = self.serve()
@@ -94,6 +147,93 @@ class EtcdRegistry(EtcdBlackBox):
             for key in entries:
                 server.ctl("del", key)
             eventually(lambda name=name: not self.listed(sidecar, name), what="the departure from " + recording)
+
+    def test_recorded_servers_come_and_go_and_recorded_clients_find_our_app(self):
+        """What go-micro sent to etcd, over gRPC: replayed on one connection each, as HTTP/2 numbers its streams."""
+        server = self.serve()
+        sidecar = self.start(registry="etcd:127.0.0.1:%d" % server.port)
+        for recording, name, registry in (("v014-registry-etcdv3", "hello-retcdv3", "etcdv3"), ("v118-etcd", "hello-e-v118", "etcd"),
+                                          ("v2-etcd", "hello-e-v2", "etcd")):
+            with self.subTest(recording):
+                pieces = self.busiest(recording + "-register")
+                leases = {lease for _, _, lease in puts(b"".join(pieces)) if lease}
+                for lease in leases:
+                    # The server would choose another number for the lease it grants now.
+                    ask(server.port, "POST", "/v3/lease/grant", {"ID": str(lease), "TTL": "60"})
+                self.assertTrue(any(key.startswith(("/micro/registry/" + name, "/micro-registry/" + name)) for key, _, _ in puts(b"".join(pieces))))
+                with socket.create_connection(("127.0.0.1", server.port), 5) as peer:
+                    self.send_recorded(peer, pieces)
+                    eventually(lambda: self.listed(sidecar, name), what="the node of " + recording)
+                    self.assertIn("Hello.Ping", [endpoint["name"] for endpoint in self.listed(sidecar, name)[0]["endpoints"]])
+                    self.send_recorded(peer, recorded(recording + "-deregister"))
+                    eventually(lambda: not self.listed(sidecar, name), what="the departure from " + recording)
+                own = self.beside_app("%s:127.0.0.1:%d" % (registry, server.port), name)
+                prefix = PLUGIN if registry == "etcdv3" else CORE
+                eventually(lambda: server.keys(prefix + name), what="our registration")
+                with socket.create_connection(("127.0.0.1", server.port), 5) as peer:
+                    said = self.send_recorded(
+                        peer, self.busiest(recording + "-lookup"), until=b'"127.0.0.1:%d"' % own.server_port)
+                self.assertIn(b'"name":"%s"' % name.encode(), said)
+                own.stop()
+
+    def busiest(self, name):
+        """What was sent on the connection that was used: Go's client opened two and kept one."""
+        return max((recorded(name, ">>>", connection) for connection in connections(name)), key=lambda pieces: sum(map(len, pieces)))
+
+    def send_recorded(self, peer, pieces, until=None):
+        """Sends them, a little apart as they were; what the server said, up to and with `until`."""
+        said = b""
+        peer.settimeout(0.02)
+        for piece in pieces:
+            peer.sendall(piece)
+            with contextlib.suppress(TimeoutError):
+                said += peer.recv(65536)
+        peer.settimeout(5)
+        while until and until not in said:
+            more = peer.recv(65536)
+            self.assertTrue(more, "the server ended the connection")
+            said += more
+        return said
+
+    def test_a_cluster_of_three_loses_the_member_in_use(self):
+        """Real members: what was registered stays, the watch goes on at another member from where it was, and the lease is
+        renewed there. With two of three gone there is no leader, and what was known stays."""
+        members = cluster(3)
+        for member in members:
+            self.start_process(member)
+        for member in members:
+            member.wait_until_ready()
+        registry = "etcd:" + "+".join("127.0.0.1:%d" % member.port for member in members)
+        sidecar = self.beside_app(registry, "near", MICRO_REGISTER_TTL="4", MICRO_REGISTER_INTERVAL="1")
+        eventually(lambda: members[0].keys(CORE + "near"), what="the registration")
+        members[0].ctl("put", CORE + "far/far-1", entry("far", 1001))
+        eventually(lambda: self.addresses(sidecar, "far") == ["127.0.0.1:1001"])
+        (key,) = members[1].keys(CORE + "near")
+        revision = self.create_revision(members[1], key)
+
+        members[0].kill()
+        began = time.monotonic()
+        eventually(lambda: members[1].ctl("put", CORE + "far/far-1", entry("far", 1002)) or True, 10, "a leader")
+        eventually(lambda: self.addresses(sidecar, "far") == ["127.0.0.1:1002"], 10, "a change at another member")
+        print("        a change is seen %.2f s after the member in use was killed" % (time.monotonic() - began))
+        # Longer than the ttl: somebody renews the lease.
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            self.assertEqual(self.create_revision(members[1], key), revision, "the entry was lost on the way")
+        members[1].kill()
+        self.assertEqual(self.addresses(sidecar, "far"), ["127.0.0.1:1002"])
+        back = self.start_process(members[1].again())
+        back.wait_until_ready()
+        back.ctl("put", CORE + "far/far-1", entry("far", 1003))
+        eventually(lambda: self.addresses(sidecar, "far") == ["127.0.0.1:1003"], 10, "a change after the cluster's return")
+        eventually(lambda: back.keys(CORE + "near"), 10, "the registration")
+        sidecar.stop()
+        self.assertEqual(back.keys(CORE + "near"), [])
+
+    def create_revision(self, member, key):
+        """Of the key as it is; None when it is not there."""
+        found = json.loads(member.ctl("get", key, "-w", "json")).get("kvs") or [{}]
+        return found[0].get("create_revision")
 
     def test_what_is_written_stands_under_the_prefix_of_its_name(self):
         server = self.serve()
@@ -120,7 +260,7 @@ class EtcdRegistry(EtcdBlackBox):
                 self.assertLess(time.monotonic() - begun, 5)
             took.append((time.monotonic() - begun) * 1000)
         print("        change to sidecar: %.1f ms median, %.1f ms worst" % (sorted(took)[5], max(took)))
-        self.assertLess(sorted(took)[5], 100)
+        self.assertLess(sorted(took)[5], CHANGE_MILLISECONDS_MAX)
 
     def test_an_outage_that_loses_all_data(self):
         server = self.serve()
@@ -216,12 +356,17 @@ class EtcdRegistry(EtcdBlackBox):
         server.ctl("put", CORE + "sound/sound-1", entry("sound", 81))
         eventually(lambda: self.listed(sidecar, "sound"))
         self.assertEqual(self.listed(sidecar, "g"), [])
+        # Most are no services at all, which the registry sees; two break the catalog's rules. Each is counted whenever it is
+        # met, by a look-up too, and logged once.
+        self.assertGreaterEqual(self.skipped(sidecar, "garbage"), len(garbage) + 1, sidecar.text())
+        self.assertEqual(self.skipped(sidecar, "full"), 0)
+        self.assertEqual(sidecar.text().count("left out") + sidecar.text().count("skipped"), len(garbage) + 1)
 
 
 class EtcdV2Registry(EtcdBlackBox):
     def test_the_rules_hold(self):
         server = self.serve()
-        self.assert_rules_hold("etcdv2:127.0.0.1:%d" % server.port, "--many", "50", "--patience", "5")
+        self.assert_rules_hold("etcdv2:127.0.0.1:%d" % server.port, "--patience", "5")
 
     def test_an_entry_comes_and_goes_with_its_app_and_survives_an_outage(self):
         server = self.serve()

@@ -24,8 +24,14 @@ class EurekaRegistry(RegistryBlackBox):
     def test_the_rules_hold(self):
         server = self.eureka()
         held = self.assert_rules_hold(
-            self.registry(server), "--without", "service-metadata", "--without", "empty-version", "--many", "20")
+            self.registry(server), "--without", "service-metadata", "--without", "empty-version",
+            "--many", "100")
         self.assertGreaterEqual(held, 20)
+        self.assertEqual(server.names(), [])
+
+    def test_the_rule_of_many_services(self):
+        server = self.eureka()
+        self.assert_many_rule_holds(self.registry(server, options="?poll_ms=1000"))
         self.assertEqual(server.names(), [])
 
     def test_an_app_registers_renews_and_leaves(self):

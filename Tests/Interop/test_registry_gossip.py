@@ -25,7 +25,7 @@ class GossipRegistry(RegistryBlackBox):
         for generation in ("v3", "v1"):
             rules = () if generation == "v3" else ("--rule", "found as it was written")
             self.assert_rules_hold(
-                "gossip:?bind=127.0.0.1:%d&generation=%s" % (first, generation), "--many", "100", *rules,
+                "gossip:?bind=127.0.0.1:%d&generation=%s" % (first, generation), *rules,
                 "--apart", "gossip:127.0.0.1:%d?bind=127.0.0.1:%d&generation=%s" % (first, second, generation))
 
     def test_members_find_each_other_through_one_of_them_and_leave_in_order(self):

@@ -34,10 +34,17 @@ class KubernetesRegistry(RegistryBlackBox):
 
     def test_the_rules_hold(self):
         cluster = self.cluster(pod("me"))
-        # A pod's annotations have room for 256 KiB.
         held = self.assert_rules_hold(self.registry(cluster), "--without", "ttl", "--many", "20")
         self.assertGreaterEqual(held, 18)
         self.assertEqual((cluster.annotations("me"), cluster.labels("me")), ({}, {}))
+
+    def test_the_rule_of_many_services(self):
+        # A pod's annotations have room for 256 KiB, a fraction of ten thousand nodes.
+        names = ["w%d" % number for number in range(50)]
+        cluster = self.cluster(*map(pod, names))
+        writers = [self.registry(cluster, "pod=" + name) for name in names]
+        self.assert_many_rule_holds(self.registry(cluster, "pod=w0"), "--without", "ttl", writers=writers)
+        self.assertEqual([cluster.annotations(name) for name in names], [{}] * len(names))
 
     def test_an_app_is_written_on_its_pod_as_go_micro_reads_it_and_called(self):
         app = self.start_server(Node(greeter))
@@ -54,6 +61,19 @@ class KubernetesRegistry(RegistryBlackBox):
         owner.stop()
         self.assertEqual((cluster.annotations("me"), cluster.labels("me")), ({"other": "stays"}, {}))
         eventually(lambda: self.addresses(caller, "go.micro.srv.greeter") == [])
+
+    def test_what_a_pod_asks_of_the_injector_is_no_entry(self):
+        app = self.start_server(Node(greeter))
+        wish = {"micro.mu/service-name": "go.micro.srv.greeter", "micro.mu/service-version": "1"}
+        cluster = self.cluster(pod("me", annotations=wish), service_pod("a", entry("name", 1)))
+        owner = self.start(registry=self.registry(cluster), name="go.micro.srv.greeter", app=app.port, environment={
+            "MICRO_APP_PROTOCOL": "mucp"})
+        caller = self.start(registry=self.registry(cluster, "pod=other"))
+        eventually(lambda: self.addresses(caller, "go.micro.srv.greeter"))
+        self.assertEqual(self.addresses(caller, "name"), ["10.9.0.1:80"], "a service may be called so")
+        owner.stop()
+        self.assertEqual((cluster.annotations("me"), cluster.labels("me")), (wish, {}))
+        self.assertNotIn("service-name", caller.text())
 
     def test_pods_count_while_they_run_and_are_ready(self):
         cluster = self.cluster(

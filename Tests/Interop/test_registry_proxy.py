@@ -11,6 +11,7 @@ from gomicro import Node, greeter
 from proxypeer import OldSidecar
 from registrypeers import RegistryBlackBox
 from sidecar import command, eventually, free_port, service
+from test_registry_etcd import Etcd
 
 
 def node(name, number, **metadata):
@@ -26,12 +27,17 @@ class ProxyRegistry(RegistryBlackBox):
 
     def test_the_rules_hold_through_a_sidecar(self):
         sidecar = self.start(registry="memory")
-        # A sidecar keeps 1024 registrations of others.
         self.assertGreaterEqual(self.assert_rules_hold(self.registry(sidecar), "--many", "100"), 20)
+
+    def test_the_rule_of_many_services_through_sidecars(self):
+        # One sidecar keeps 1024 registrations of others.
+        server = self.start_process(Etcd()).wait_until_ready()
+        sidecars = [self.start(registry="etcd:127.0.0.1:%d" % server.port) for _ in range(12)]
+        self.assert_many_rule_holds(self.registry(sidecars[0]), writers=map(self.registry, sidecars))
 
     def test_the_rules_hold_through_the_sidecar_of_2018(self):
         old = self.old()
-        self.assertGreaterEqual(self.assert_rules_hold(self.registry(old), "--many", "100"), 20)
+        self.assertGreaterEqual(self.assert_rules_hold(self.registry(old)), 20)
         self.assertEqual(old.names(), [])
 
     def test_an_app_is_called_through_what_another_sidecar_knows_and_leaves_with_sigterm(self):

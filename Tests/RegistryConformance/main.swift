@@ -6,7 +6,8 @@
 //   --patience SECONDS   how long a change may take to be seen (2)
 //   --many COUNT         services in the rule of many (1000)
 //   --without TRAIT      ttl, service-metadata, empty-version, writing: what the registry cannot do; may be repeated
-//   --apart REGISTRY     another registry writes, so that all that is read has gone over the network
+//   --apart REGISTRY     another registry writes, so that all that is read has gone over the network; of several, each
+//                        writes its share of the services, as the members of a cluster do
 //   --rule TEXT          only rules whose name contains TEXT
 //
 // One line a rule, as it ends; exits with 1 when one failed, with 64 for a mistake in the arguments.
@@ -27,7 +28,7 @@ struct Plan {
   var argument: String?
   var traits = RegistryTraits()
   var rule = ""
-  var writer: (name: String, argument: String?)?
+  var writers: [(name: String, argument: String?)] = []
 
   private static func named(_ text: String) -> (name: String, argument: String?) {
     let parts = text.split(separator: ":", maxSplits: 1).map(String.init)
@@ -51,7 +52,7 @@ struct Plan {
       case "--without" where value == "service-metadata": traits.keepsServiceMetadata = false
       case "--without" where value == "empty-version": traits.takesEmptyVersion = false
       case "--without" where value == "writing": traits.isWritable = false
-      case "--apart": writer = Self.named(value)
+      case "--apart": writers.append(Self.named(value))
       case "--rule": rule = value
       default: return nil
       }
@@ -98,21 +99,25 @@ guard let plan = Plan(Array(CommandLine.arguments.dropFirst())) else {
 }
 let driver = try UVDriver()
 let registry: any Registry
-let writer: any Registry
+let writers: [any Registry]
 do {
   let plugins = try builtinPlugins()
   func make(_ name: String, _ argument: String?) throws -> any Registry {
     try plugins.registry(name)(PluginEnvironment(driver: driver, log: ErrorLog(), argument: argument))
   }
   registry = try make(plan.registry, plan.argument)
-  writer = try plan.writer.map { try make($0.name, $0.argument) } ?? registry
+  let registry = registry
+  writers = plan.writers.isEmpty ? [registry] : try plan.writers.map { try make($0.name, $0.argument) }
 } catch {
   say("\(error)", to: 2)
   exit(64)
 }
 var subject = RegistrySubject(registry, driver: driver, traits: plan.traits)
-subject.write = { service, ttl throws(RegistryError) in try await writer.register(service, ttl: ttl) }
-subject.erase = { service throws(RegistryError) in try await writer.deregister(service) }
+@Sendable func writer(of service: Service) -> any Registry {
+  writers[service.name.utf8.reduce(0) { ($0 &* 31 &+ Int($1)) & 0xFFFF } % writers.count]
+}
+subject.write = { service, ttl throws(RegistryError) in try await writer(of: service).register(service, ttl: ttl) }
+subject.erase = { service throws(RegistryError) in try await writer(of: service).deregister(service) }
 let rules = RegistryConformance.allCases.filter {
   $0.applies(to: plan.traits) && (plan.rule.isEmpty || $0.rawValue.contains(plan.rule))
 }

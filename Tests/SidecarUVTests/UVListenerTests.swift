@@ -75,6 +75,41 @@ import Testing
     #expect(access(path, F_OK) != 0)
   }
 
+  @Test func anInheritedSocketServesWhoWaitedInItsQueueAndKeepsItsPath() async throws {
+    let path = temporaryPath("socket")
+    let isServed = try await onLoop { (driver, report: Report<Bool>) in
+      let old = try driver.listen(on: .unix(path: path), sharedPort: false) { _ in Issue.record("the old one accepted")
+      }
+      guard let number = old.descriptor else { return report.succeed(false) }
+      let copy = try UVDriver.copy(of: number)
+      // Connected by the system at once, and accepted by nobody yet.
+      let side = Recorder()
+      report.keep(driver.connect(to: .unix(path: path), handler: side))
+      old.leave()
+      #expect(old.descriptor == nil)
+      #expect(access(path, F_OK) == 0)
+      let new = try driver.listen(inheriting: copy) { stream in
+        stream.handler = Recorder()
+        report.succeed(true)
+      }
+      UVDriver.close(copy)
+      report.keep(new)
+      #expect(new.address == .unix(path: path))
+    }
+    #expect(isServed)
+    #expect(access(path, F_OK) != 0, "the last listener takes the path away")
+  }
+
+  @Test func aNumberThatIsNoSocketIsNotListenedAt() async throws {
+    let code = try await onLoop { (driver, report: Report<String>) in
+      do throws(DriverError) {
+        _ = try driver.listen(inheriting: 4095) { _ in }
+        report.succeed("listens")
+      } catch { report.succeed(error.code) }
+    }
+    #expect(code == "EBADF")
+  }
+
   @Test func aStaleUnixSocketIsReplacedAndALiveOneIsNot() async throws {
     let path = temporaryPath("socket")
     // Bound and never removed, as a process leaves it that was killed.

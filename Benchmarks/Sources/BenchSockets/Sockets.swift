@@ -69,11 +69,19 @@ public struct ReadPoll {
     _ = check(epoll_ctl(epoll, EPOLL_CTL_ADD, socket, &event), "epoll_ctl")
   }
 
-  public func wait(_ ready: (Int32) -> Void) {
-    let count = epoll_wait(epoll, events, 256, -1)
+  /// `milliseconds`: the longest it may wait; -1 for ever.
+  public func wait(milliseconds: Int32 = -1, _ ready: (Int32) -> Void) {
+    let count = epoll_wait(epoll, events, 256, milliseconds)
     if count < 0 && errno == EINTR { return }
     for index in 0..<Int(check(count, "epoll_wait")) { ready(events[index].data.fd) }
   }
+}
+
+/// Ends a connection with a reset rather than an end.
+public func resetConnection(_ socket: Int32) {
+  var linger = Glibc.linger(l_onoff: 1, l_linger: 0)
+  _ = setsockopt(socket, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout.size(ofValue: linger)))
+  close(socket)
 }
 
 /// Writes all of it. Waits when the socket is full, which small messages on loopback don't make happen.

@@ -3,6 +3,10 @@
 //
 //     bench-load --port 8081 --connections 32 --requests 100000 [--path P] [--body JSON] [--type T]
 //     bench-load --port 8081 --idle 5000        one request on each, then holds them open until standard input ends
+//     bench-load --port 8081 --rate 2000 --seconds 20 [--fields 'Idempotency-Key: k']
+//
+// With a rate the loop is open: a request is due every 1/rate seconds whatever became of the others, on a connection that is
+// free or on a new one, and its latency counts from when it was due.
 //
 // Prints one line of JSON: requests, failures (any status but 200, or a closed connection), seconds, and latency quantiles in
 // microseconds. Latency is what the caller waits, without correction for the pauses of a closed loop.
@@ -25,12 +29,21 @@ final class BenchLoad {
   private var begun = 0
   private var failures = 0
   private var firstFailure = ""
+  private let rate: Int
+  private let seconds: Int
+  /// With a rate: connections that wait for a request, and those that were begun and are not closed.
+  private var free: [Int32] = []
+  private var openCount = 0
+  private static let openMax = 4000
 
   init(_ arguments: Arguments) {
     port = UInt16(clamping: arguments.number("port", 8081))
     idle = arguments.number("idle", 0)
     connections = idle > 0 ? idle : arguments.number("connections", 32)
-    requests = idle > 0 ? idle : arguments.number("requests", 100_000)
+    rate = arguments.number("rate", 0)
+    seconds = arguments.number("seconds", 10)
+    requests = idle > 0 ? idle : rate > 0 ? rate * seconds : arguments.number("requests", 100_000)
+    let fields = arguments.text("fields", "").split(separator: "|").map { "\($0)\r\n" }.joined()
     let body = arguments.text("body", #"{"name":"World"}"#)
     request = Array(
       """
@@ -38,7 +51,7 @@ final class BenchLoad {
       Host: localhost:\(port)\r
       Content-Type: \(arguments.text("type", "application/json"))\r
       Content-Length: \(body.utf8.count)\r
-      \r
+      \(fields)\r
       \(body)
       """.utf8)
     latencies.reserveCapacity(requests)
@@ -46,6 +59,11 @@ final class BenchLoad {
 
   func run() {
     let start = nanosecondsNow()
+    if rate > 0 {
+      runOpen(start)
+      report(seconds: Double(nanosecondsNow() - start) / 1e9)
+      return
+    }
     for _ in 0..<connections {
       open()
       // One at a time when they are to be idle: a burst would measure the burst's buffers.
@@ -56,6 +74,45 @@ final class BenchLoad {
     var byte: UInt8 = 0
     while idle > 0 && read(STDIN_FILENO, &byte, 1) > 0 {}
     if failures > 0 { die("\(failures) failures; the first: \(firstFailure)") }
+  }
+
+  /// Seconds after the last request was due in which replies are still waited for.
+  private static let patience: UInt64 = 10_000_000_000
+
+  private func runOpen(_ start: UInt64) {
+    let interval = 1_000_000_000 / UInt64(rate)
+    let end = start + UInt64(requests) * interval + Self.patience
+    while latencies.count < requests {
+      let now = nanosecondsNow()
+      while begun < requests, start + UInt64(begun) * interval <= now { sendDue(start + UInt64(begun) * interval) }
+      if now > end {
+        failures += requests - latencies.count
+        latencies += Array(repeating: UInt32.max, count: requests - latencies.count)
+        return
+      }
+      let next = begun < requests ? start + UInt64(begun) * interval : end
+      readPoll.wait(milliseconds: next > now ? Int32((next - now) / 1_000_000) : 0, receive)
+    }
+  }
+
+  private func sendDue(_ due: UInt64) {
+    begun += 1
+    let socket: Int32
+    if let waiting = free.popLast() {
+      socket = waiting
+    } else {
+      guard openCount < Self.openMax else {
+        failures += 1
+        latencies.append(UInt32.max)
+        return
+      }
+      openCount += 1
+      socket = connectToLoopback(port: port)
+      while sentAt.count <= Int(socket) { sentAt.append(0) }
+      readPoll.add(socket)
+    }
+    sentAt[Int(socket)] = due
+    if !request.withUnsafeBytes({ writeAll(socket, $0) }) { fail(socket, "the connection broke while sending") }
   }
 
   private func open() {
@@ -92,10 +149,19 @@ final class BenchLoad {
     }
     let microseconds = (nanosecondsNow() - sentAt[Int(socket)]) / 1000
     guard end == have, have > 12, message[9] == UInt8(ascii: "2") else {
+      // An answer all the same: the connection goes on.
+      if rate > 0, end == have {
+        failures += 1
+        if firstFailure.isEmpty { firstFailure = String(decoding: message.prefix(400), as: UTF8.self) }
+        latencies.append(UInt32(clamping: microseconds))
+        free.append(socket)
+        return
+      }
       fail(socket, String(decoding: message.prefix(300), as: UTF8.self))
       return
     }
     latencies.append(UInt32(clamping: microseconds))
+    if rate > 0 { return free.append(socket) }
     // Idle connections ask once each: what a proxy keeps after a connection's first request counts too.
     if idle == 0 { ask(socket) }
   }
@@ -104,6 +170,12 @@ final class BenchLoad {
     failures += 1
     if firstFailure.isEmpty { firstFailure = reason }
     latencies.append(UInt32.max)
+    if rate > 0 {
+      openCount -= 1
+      free.removeAll { $0 == socket }
+      close(socket)
+      return
+    }
     if failures > 1000 { die("more than 1000 failures; the first: \(firstFailure)") }
     close(socket)
     if begun < requests { open() }
@@ -119,6 +191,9 @@ final class BenchLoad {
       {"requests": \(requests), "failures": \(failures), "seconds": \(seconds), "p50": \(quantile(0.5)), \
       "p99": \(quantile(0.99)), "p999": \(quantile(0.999)), "max": \(latencies[latencies.count - 1])}
       """)
+    if !firstFailure.isEmpty, rate > 0 {
+      _ = write(STDERR_FILENO, firstFailure + "\n", firstFailure.utf8.count + 1)
+    }
     fflush(nil)
   }
 }

@@ -61,13 +61,16 @@ package final class HTTPClient: @unchecked Sendable {
 
   // MARK: Calls
 
-  /// The reply, whatever its status. `within` is for all of the call, with its wait for a turn and all servers asked.
-  package func call(_ request: HTTPRequest, within: Duration) async throws(HTTPFailure) -> HTTPReply {
+  /// The reply, whatever its status. `within` is for all of the call, with its wait for a turn and all servers asked. With a
+  /// `reader` the body of a reply of success goes there, and the reply's own is empty.
+  package func call(
+    _ request: HTTPRequest, within: Duration, reader: (any HTTPBodyReader)? = nil
+  ) async throws(HTTPFailure) -> HTTPReply {
     let deadline = driver.now.advanced(by: within)
     try await takeTurn(deadline)
     defer { giveTurn() }
     return try await onAnyServer(deadline) { (index, deadline) async throws(ConnectionError) in
-      try await exchange(request, index, deadline)
+      try await exchange(request, index, deadline, reader)
     }
   }
 
@@ -118,30 +121,40 @@ package final class HTTPClient: @unchecked Sendable {
   }
 
   private func exchange(
-    _ request: HTTPRequest, _ index: Int, _ deadline: Instant
+    _ request: HTTPRequest, _ index: Int, _ deadline: Instant, _ reader: (any HTTPBodyReader)?
   ) async throws(ConnectionError) -> HTTPReply {
     if let kept = takeIdle(index) {
       do throws(ConnectionError) {
-        return try await exchange(request, index, deadline, on: kept)
+        return try await exchange(request, index, deadline, reader, on: kept)
       } catch {
         guard case .closed = error, !kept.hasHeardReply else { throw error }
       }
     }
-    return try await exchange(request, index, deadline, on: HTTPClientConnection(try await dial(index, deadline)))
+    return try await exchange(
+      request, index, deadline, reader, on: HTTPClientConnection(try await dial(index, deadline)))
   }
 
   private func exchange(
-    _ request: HTTPRequest, _ index: Int, _ deadline: Instant, on connection: HTTPClientConnection
+    _ request: HTTPRequest, _ index: Int, _ deadline: Instant, _ reader: (any HTTPBodyReader)?,
+    on connection: HTTPClientConnection
   ) async throws(ConnectionError) -> HTTPReply {
     do throws(ConnectionError) {
       try await connection.send(request, to: endpoints[index], headers: headers, deadline: deadline)
       let head = try await connection.readHead(deadline: deadline)
       var reply = HTTPReply(status: head.status, headers: head.headers, body: [], endpoint: endpoints[index])
+      let reader = reply.isSuccess ? reader : nil
+      reader?.begin()
+      var count = 0
       while let part = try await connection.readBody(deadline: deadline) {
-        guard reply.body.count + part.count <= limits.bodyBytes else {
-          throw .closed("its reply has more than \(limits.bodyBytes) bytes")
+        count += part.count
+        guard count <= limits.bodyBytes else { throw .closed("its reply has more than \(limits.bodyBytes) bytes") }
+        if let reader {
+          reader.take(part)
+        } else if reply.body.isEmpty {
+          reply.body = part
+        } else {
+          reply.body += part
         }
-        if reply.body.isEmpty { reply.body = part } else { reply.body += part }
       }
       giveIdle(connection, index)
       return reply

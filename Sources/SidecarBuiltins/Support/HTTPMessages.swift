@@ -78,6 +78,14 @@ package struct HTTPReply: Sendable {
   package var shortText: String { HTTPText.short(body) }
 }
 
+/// Takes the body of a reply as it comes, so that it need not be whole in memory. Called on the loop of its client.
+package protocol HTTPBodyReader: AnyObject {
+  /// A body begins. What came before is void: it was of a reply that broke off, and another server is asked.
+  func begin()
+  /// The next bytes, never none.
+  func take(_ part: [UInt8])
+}
+
 /// Why there is no reply.
 package struct HTTPFailure: Error, Equatable, Sendable, CustomStringConvertible {
   package var endpoint: HTTPEndpoint

@@ -80,6 +80,7 @@ struct RegistryOptions {
   let servers: [ServerAddress]
   private let values: [String: String]
   private let driver: any HostDriver
+  let certificates: CertificateTable
 
   /// Reads what the setting says. `environmentServers` are those of the registry's own environment (`CONSUL_HTTP_ADDR`).
   /// Errors: a server that is none, an option that is not in `options`, one that is there twice.
@@ -89,6 +90,7 @@ struct RegistryOptions {
   ) throws(ConfigurationError) {
     self.registry = registry
     driver = environment.driver
+    certificates = environment.certificates
     let argument = environment.argument ?? ""
     let mark = argument.firstIndex(of: "?") ?? argument.endIndex
     var named = argument[..<mark].split(separator: "+").map(String.init)
@@ -111,9 +113,15 @@ struct RegistryOptions {
     for part in argument[mark...].dropFirst().split(separator: "&") {
       let pair = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
       let key = String(pair[0])
-      guard options.contains(key), pair.count == 2, let value = Self.unescaped(pair[1]) else {
+      // Values are not told: one may be a secret, perhaps under a mistyped name.
+      guard options.contains(key), pair.count == 2 else {
         let known = options.isEmpty ? "it has none" : "known: " + options.sorted().joined(separator: ", ")
-        throw ConfigurationError("registry \(registry): \"\(part)\" is no option of it (\(known)), written key=value")
+        throw ConfigurationError("registry \(registry): \"\(key)\" is no option of it (\(known)), written key=value")
+      }
+      guard let value = Self.unescaped(pair[1]) else {
+        throw ConfigurationError(
+          "registry \(registry): option \(key) has a % that two hexadecimal digits of UTF-8 do not follow; write % as %25"
+        )
       }
       guard values.updateValue(value, forKey: key) == nil else {
         throw ConfigurationError("registry \(registry): option \(key) is there twice")

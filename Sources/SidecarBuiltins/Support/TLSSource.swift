@@ -19,8 +19,14 @@ package final class TLSSource {
   /// False: whoever answers is believed.
   package var verifies = true
 
+  /// Only the certificates of `caFile` themselves are trusted, whatever names they are for.
+  package var isExact = false
+
   private let driver: any HostDriver
   private var latest: TLSContext?
+  /// Where its certificates are noted, and what they are for there.
+  var table: CertificateTable?
+  var use = ""
 
   package init(driver: any HostDriver) { self.driver = driver }
 
@@ -30,7 +36,8 @@ package final class TLSSource {
     if !verifies {
       configuration.trust = .anyone
     } else if let caFile {
-      configuration.trust = .authorities(try read(caFile))
+      let pem = try read(caFile)
+      configuration.trust = isExact ? .exactly(pem) : .authorities(pem)
     } else if let caFolder {
       configuration.trust = .folder(caFolder)
     }
@@ -40,10 +47,21 @@ package final class TLSSource {
     do throws(TLSError) {
       let context = try TLSContext(.client, configuration)
       latest = context
+      note(configuration)
       return context
     } catch {
       let files = [caFile, certificateFile, keyFile].compactMap { $0 }.joined(separator: ", ")
       throw TLSError(files.isEmpty ? error.message : "\(files): \(error.message)")
+    }
+  }
+
+  private func note(_ configuration: TLSConfiguration) {
+    guard let table else { return }
+    if let caFile, case .authorities(let pem) = configuration.trust, let found = try? TLSContext.describe(pem) {
+      table.note(use, .authority, file: caFile, found)
+    }
+    if let certificateFile, let pem = configuration.certificate, let found = try? TLSContext.describe(pem) {
+      table.note(use, .own, file: certificateFile, found)
     }
   }
 
@@ -69,5 +87,7 @@ extension TLSSource {
     keyFile = options["key_file"]
     serverName = options["server_name"]
     verifies = try options.flag("verify", default: true)
+    table = options.certificates
+    use = options.registry
   }
 }

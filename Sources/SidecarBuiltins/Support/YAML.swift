@@ -9,7 +9,7 @@ import CYaml
 import SidecarCore
 
 /// Why a file is not what it should be. Lines and columns count from 1; both are 0 when the place is not known.
-package struct YAMLError: Error, Equatable, Sendable, CustomStringConvertible {
+package struct YAMLError: LocatedError, Equatable, Sendable, CustomStringConvertible {
   package var message: String
   package var line: Int
   package var column: Int
@@ -45,6 +45,18 @@ package enum YAML {
     return try result.get()
   }
 
+  /// The line of each key and element by its folded place, such as `policies[0].limits.pending`; of a document that is
+  /// wrong, those before the mistake. Blocks, and is bounded by `bytesMax`.
+  package static func lines(of bytes: [UInt8]) -> [String: Int] {
+    guard bytes.count <= bytesMax else { return [:] }
+    return bytes.withUnsafeBufferPointer { bytes in
+      guard let events = try? YAMLEvents(bytes) else { return [:] }
+      events.lines = [:]
+      _ = try? events.document()
+      return events.lines ?? [:]
+    }
+  }
+
   private static func refuseDuplicates(in value: JSONValue) throws(YAMLError) {
     switch value {
     case .null, .bool, .number, .string: break
@@ -65,6 +77,10 @@ package enum YAML {
 private final class YAMLEvents {
   private let parser = UnsafeMutablePointer<yaml_parser_t>.allocate(capacity: 1)
   private let event = UnsafeMutablePointer<yaml_event_t>.allocate(capacity: 1)
+
+  /// Filled while it is not nil: lines from 1, by place.
+  var lines: [String: Int]?
+  private var place = ""
 
   init(_ bytes: UnsafeBufferPointer<UInt8>) throws(YAMLError) {
     event.initialize(to: yaml_event_t())
@@ -125,10 +141,13 @@ private final class YAMLEvents {
       try checkPlain(anchor: start.anchor, tag: start.tag, depth)
       var elements: [JSONValue] = []
       try advance()
+      let outer = place
       while type != YAML_SEQUENCE_END_EVENT {
+        note("[\(elements.count)]", in: outer)
         elements.append(try node(depth: depth + 1))
         try advance()
       }
+      place = outer
       return .array(elements)
     case YAML_MAPPING_START_EVENT:
       let start = event.pointee.data.mapping_start
@@ -142,16 +161,26 @@ private final class YAMLEvents {
   private func mapping(depth: Int) throws(YAMLError) -> JSONValue {
     var members: [JSONValue.Member] = []
     var seen: Set<String> = []
+    let outer = place
     try advance()
     while type != YAML_MAPPING_END_EVENT {
       guard type == YAML_SCALAR_EVENT else { throw failure("a key must be plain text") }
       let key = try text()
       guard seen.insert(key).inserted else { throw failure("the key \(key.debugDescription) is there twice") }
+      note(outer.isEmpty ? key : "." + key, in: outer)
       try advance()
       members.append(JSONValue.Member(key, try node(depth: depth + 1)))
       try advance()
     }
+    place = outer
     return .object(members)
+  }
+
+  /// The current event is at `step` from `outer`.
+  private func note(_ step: String, in outer: String) {
+    guard lines != nil else { return }
+    place = outer + Setting.folded(step)
+    lines?[place] = event.pointee.start_mark.line + 1
   }
 
   private func checkPlain(

@@ -34,7 +34,7 @@ extension SettingKind<[DescriptorFile]> {
         + "common.binpb,go.micro.srv.shop=shop.binpb"
     )
     return SettingKind(
-      paths.expected, isList: true,
+      paths.expected, isList: true, shape: .list,
       parse: { (raw) throws(SettingMismatch) in
         var files: [DescriptorFile] = []
         for text in try paths.parse(raw) {

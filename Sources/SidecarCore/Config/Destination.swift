@@ -110,4 +110,6 @@ package struct PluginChoice: Hashable, Sendable, CustomStringConvertible {
   }
 
   package var description: String { argument.map { "\(name):\($0)" } ?? name }
+  /// The same without secrets among its options, for people and logs.
+  package var shown: String { Setting.withoutSecretOptions(description) }
 }

@@ -22,6 +22,9 @@ package struct Setting: Sendable {
   package let help: String
   package let expected: String
   package let isList: Bool
+  package let shape: SettingShape
+  /// The key of the setting whose value the file holds that this one names; nil for all others.
+  package let holderOf: String?
   /// Reads the value and puts it into the settings.
   package let apply: @Sendable (RawSetting, inout Settings) throws(SettingMismatch) -> Void
   /// The value as text; nil when there is none.
@@ -32,6 +35,10 @@ package struct Setting: Sendable {
     case nothing
     /// Passwords inside URLs.
     case passwords
+    /// Options of registries that are secrets, such as `token=`.
+    case options
+    /// The whole of it.
+    case whole
   }
 
   init<Value: Sendable>(
@@ -45,9 +52,39 @@ package struct Setting: Sendable {
     self.mask = mask
     expected = kind.expected
     isList = kind.isList
+    shape = kind.shape
+    holderOf = nil
     apply = { (raw, settings) throws(SettingMismatch) in settings[keyPath: path] = try kind.parse(raw) }
     format = { kind.format($0[keyPath: path]) }
   }
+
+  /// The setting `X_FILE` of a secret `X`.
+  private init(holding secret: Setting) {
+    let kind = SettingKind<String>.text.optional
+    let secretKey = secret.key
+    key = secretKey + "_FILE"
+    aliases = secret.aliases.map { $0 + "_FILE" }
+    group = secret.group
+    help = "a file with the value of \(secretKey); the line's end is cut off"
+    mask = .nothing
+    expected = kind.expected
+    isList = false
+    shape = kind.shape
+    holderOf = secretKey
+    apply = { (raw, settings) throws(SettingMismatch) in settings.secretPaths[secretKey] = try kind.parse(raw) }
+    format = { $0.secretPaths[secretKey] }
+  }
+
+  /// The value must not be shown, so it may also come from a file: by the setting's key with `_FILE` behind it.
+  package var isSecret: Bool {
+    switch mask {
+    case .nothing, .options: false
+    case .passwords, .whole: true
+    }
+  }
+
+  /// The setting itself, and for a secret the one that names its file.
+  var withHolder: [Setting] { isSecret ? [self, Setting(holding: self)] : [self] }
 
   /// `server_name` for `MICRO_SERVER_NAME`; also the file's key.
   package var name: String { Self.name(of: key) }
@@ -69,10 +106,34 @@ package struct Setting: Sendable {
   package func shown(_ text: String) -> String {
     switch mask {
     case .nothing: text
+    case .whole: text.isEmpty ? text : "***"
+    case .options: Self.withoutSecretOptions(text)
     case .passwords:
       text.split(separator: ",", omittingEmptySubsequences: false).map { Self.withoutPassword(String($0)) }
         .joined(separator: ",")
     }
+  }
+
+  /// `consul:host?token=***` for options that registries take as secrets; their `_file` forms are no secrets.
+  static func withoutSecretOptions(_ text: String) -> String {
+    let secrets: Set<String> = ["token", "password", "auth", "key"]
+    var shown = ""
+    var name = ""
+    var isHidden = false
+    for character in text {
+      switch character {
+      case "?", "&", ",":
+        name = ""
+        isHidden = false
+      case "=" where secrets.contains(name):
+        if !isHidden { shown += "=***" }
+        isHidden = true
+        continue
+      default: name.append(character)
+      }
+      if !isHidden { shown.append(character) }
+    }
+    return shown
   }
 
   /// `scheme://user:***@host` for what has a password. Without a scheme, `user:password@host` counts as well.

@@ -31,26 +31,31 @@ package struct SettingKind<Value: Sendable>: Sendable {
   package let expected: String
   /// Takes more than one value: a flag given again adds to what it had, where others take the last.
   package let isList: Bool
+  /// What a file's value looks like.
+  package let shape: SettingShape
   package let parse: @Sendable (RawSetting) throws(SettingMismatch) -> Value
   /// What `parse` reads back to the same value; nil when there is no value.
   package let format: @Sendable (Value) -> String?
 
   init(
-    _ expected: String, isList: Bool = false, parse: @escaping @Sendable (RawSetting) throws(SettingMismatch) -> Value,
+    _ expected: String, isList: Bool = false, shape: SettingShape = .text,
+    parse: @escaping @Sendable (RawSetting) throws(SettingMismatch) -> Value,
     format: @escaping @Sendable (Value) -> String?
   ) {
     self.expected = expected
     self.isList = isList
+    self.shape = shape
     self.parse = parse
     self.format = format
   }
 
   /// A kind written as one text; `read` gives nil for what is not of the kind.
   static func scalar(
-    _ expected: String, format: @escaping @Sendable (Value) -> String?, read: @escaping @Sendable (String) -> Value?
+    _ expected: String, shape: SettingShape = .text, format: @escaping @Sendable (Value) -> String?,
+    read: @escaping @Sendable (String) -> Value?
   ) -> SettingKind {
     SettingKind(
-      expected,
+      expected, shape: shape,
       parse: { (raw) throws(SettingMismatch) in
         guard case .text(let text) = raw, let value = read(text) else { throw SettingMismatch(expected) }
         return value
@@ -61,7 +66,7 @@ package struct SettingKind<Value: Sendable>: Sendable {
   /// The same kind with a value that may be missing; an empty text is no value.
   var optional: SettingKind<Value?> {
     SettingKind<Value?>(
-      expected, isList: isList,
+      expected, isList: isList, shape: shape == .text ? .text : .either([shape, .pattern("^$")]),
       parse: { (raw) throws(SettingMismatch) in raw == .text("") ? nil : try self.parse(raw) },
       format: { $0.flatMap(self.format) })
   }
@@ -78,7 +83,8 @@ extension SettingKind<String> {
   /// A service's name, or a part of one. It becomes a path segment and a DNS label, so white space and `/` are refused.
   static var name: SettingKind {
     .scalar(
-      "a name of at most 255 bytes without spaces and slashes, such as go.micro.srv.greeter", format: { $0 },
+      "a name of at most 255 bytes without spaces and slashes, such as go.micro.srv.greeter",
+      shape: .pattern("^[^ /]{1,255}$"), format: { $0 },
       read: { text in
         isPrintable(text, upTo: 255) && !text.utf8.contains { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "/") }
           ? text : nil
@@ -108,14 +114,15 @@ extension SettingKind<String> {
 extension SettingKind<Int> {
   static func integer(_ range: ClosedRange<Int>) -> SettingKind {
     .scalar(
-      "a whole number from \(range.lowerBound) to \(range.upperBound)", format: { "\($0)" },
+      "a whole number from \(range.lowerBound) to \(range.upperBound)", shape: .integer(range), format: { "\($0)" },
       read: { Int($0).flatMap { range.contains($0) ? $0 : nil } })
   }
 
   static func byteSize(_ range: ClosedRange<Int>) -> SettingKind {
     .scalar(
       "a size from \(ByteSize.format(range.lowerBound)) to \(ByteSize.format(range.upperBound)), such as 4MiB or 65536",
-      format: { ByteSize.format($0) }, read: { ByteSize.parse($0).flatMap { range.contains($0) ? $0 : nil } })
+      shape: .size(range), format: { ByteSize.format($0) },
+      read: { ByteSize.parse($0).flatMap { range.contains($0) ? $0 : nil } })
   }
 }
 
@@ -125,7 +132,7 @@ extension SettingKind<Duration> {
     .scalar(
       "a duration with its unit from \(GoDuration.format(least)) to \(GoDuration.format(most)), such as 25s, 250ms or "
         + "1m30s",
-      format: { GoDuration.format($0) },
+      shape: .duration(allowsZero: least <= .zero), format: { GoDuration.format($0) },
       read: { GoDuration.parse($0).flatMap { $0 >= least && $0 <= most ? $0 : nil } })
   }
 
@@ -133,7 +140,7 @@ extension SettingKind<Duration> {
   static func seconds(_ range: ClosedRange<Int>) -> SettingKind {
     .scalar(
       "whole seconds from \(range.lowerBound) to \(range.upperBound), such as 90",
-      format: { "\($0.components.seconds)" },
+      shape: .either([.integer(range), .duration(allowsZero: false)]), format: { "\($0.components.seconds)" },
       read: { text in
         let duration = Int(text).map { Duration.seconds($0) } ?? GoDuration.parse(text)
         guard let duration, duration.components.attoseconds == 0,
@@ -148,7 +155,8 @@ extension SettingKind where Value: RawRepresentable & CaseIterable, Value.RawVal
   /// One of a few words, letters in any case.
   static var word: SettingKind {
     .scalar(
-      Value.allCases.map(\.rawValue).joined(separator: " or "), format: { $0.rawValue },
+      Value.allCases.map(\.rawValue).joined(separator: " or "), shape: .words(Value.allCases.map(\.rawValue)),
+      format: { $0.rawValue },
       read: { Value(rawValue: $0.lowercased()) })
   }
 }
@@ -157,7 +165,8 @@ extension SettingKind<LogLevel> {
   /// go-micro's words; its `fatal` shows the same lines as `error`.
   static var logLevel: SettingKind {
     .scalar(
-      "trace, debug, info, warn or error", format: { $0.word },
+      "trace, debug, info, warn or error", shape: .words(LogLevel.allCases.map(\.word) + ["warning", "fatal"]),
+      format: { $0.word },
       read: { text in
         switch text.lowercased() {
         case "warning": .warning
@@ -187,7 +196,7 @@ extension SettingKind<[String]> {
   /// Texts with commas between them; white space around each is dropped, empty ones too.
   static func list(of what: String) -> SettingKind {
     SettingKind(
-      "a comma-separated list of \(what)", isList: true,
+      "a comma-separated list of \(what)", isList: true, shape: .list,
       parse: { (raw) throws(SettingMismatch) in
         switch raw {
         case .text(let text): SettingText.split(text)
@@ -204,7 +213,7 @@ extension SettingKind<[PluginChoice]> {
     let names = SettingKind<[String]>.list(
       of: "registries, each a name or name:argument, such as mdns,file:services.yaml")
     return SettingKind(
-      names.expected, isList: true,
+      names.expected, isList: true, shape: .list,
       parse: { (raw) throws(SettingMismatch) in
         let choices = try names.parse(raw).map { PluginChoice($0) }
         guard !choices.isEmpty, choices.allSatisfy({ !$0.name.isEmpty }) else { throw SettingMismatch(names.expected) }
@@ -219,7 +228,7 @@ extension SettingKind<[BridgeChoice]> {
     let pairs = SettingKind<[String]>.list(
       of: "source->target, two names of MICRO_REGISTRY, such as consul->kubernetes")
     return SettingKind(
-      pairs.expected, isList: true,
+      pairs.expected, isList: true, shape: .list,
       parse: { (raw) throws(SettingMismatch) in
         try pairs.parse(raw).map { text throws(SettingMismatch) in
           guard let bridge = BridgeChoice(text) else { throw SettingMismatch(pairs.expected) }
@@ -236,7 +245,7 @@ extension SettingKind<[String: String]> {
   static var pairs: SettingKind {
     let expected = "comma-separated key=value pairs, such as zone=a,team=payments"
     return SettingKind(
-      expected, isList: true,
+      expected, isList: true, shape: .pairs,
       parse: { (raw) throws(SettingMismatch) in
         var pairs: [String: String] = [:]
         func add(_ key: String, _ value: String) throws(SettingMismatch) {
@@ -279,10 +288,13 @@ package enum SettingText {
 // MARK: Addresses
 
 extension SettingKind<SocketAddress> {
+  private static var listenPattern: String { "^(unix:.+|.*:[0-9]{1,5})$" }
+
   /// Where to listen. `localhost` is 127.0.0.1 without a lookup.
   static var listenAddress: SettingKind {
     .scalar(
-      "an address to listen on: host:port with an IP address, :port or unix:/path", format: { $0.description },
+      "an address to listen on: host:port with an IP address, :port or unix:/path", shape: .pattern(listenPattern),
+      format: { $0.description },
       read: { text in
         if let address = SocketAddress(text) { return address }
         guard let (host, port) = SocketAddress.splitHostPort(text), host.lowercased() == "localhost" else { return nil }
@@ -296,9 +308,9 @@ extension SettingKind<SocketAddress?> {
   static var listenAddressOrOff: SettingKind {
     let address = SettingKind<SocketAddress>.listenAddress
     return SettingKind(
-      address.expected + "; or off",
+      address.expected + "; or off", shape: .either([.words(["off"]), address.shape]),
       parse: { (raw) throws(SettingMismatch) in
-        if case .text(let text) = raw, text.lowercased() == "off" { return nil }
+        if case .text(let text) = raw, ["off", "false"].contains(text.lowercased()) { return nil }
         guard let value = try? address.parse(raw) else { throw SettingMismatch(address.expected + "; or off") }
         return value
       },
@@ -309,7 +321,8 @@ extension SettingKind<SocketAddress?> {
 extension SettingKind<Destination> {
   static var destination: SettingKind {
     .scalar(
-      "an address to dial: host:port or unix:/path, without http://", format: { $0.description },
+      "an address to dial: host:port or unix:/path, without http://",
+      shape: .pattern("^(unix:.+|(?!https?://).*:[0-9]{1,5})$"), format: { $0.description },
       read: { Destination($0) })
   }
 }

@@ -7,19 +7,30 @@ package struct SettingsSources {
   package var environment: [String: String] = [:]
   /// The bytes of the file of MICRO_CONFIG. May block.
   package var readFile: (_ path: String) throws -> [UInt8] = { _ in throw SettingMismatch("no files can be read here") }
+  /// The bytes of a file by which the kernel tells of itself; nil where there is none.
+  package var readSystemFile: (_ path: String) -> [UInt8]? = { _ in nil }
   /// Makes a tree of the file's bytes: YAML, of which JSON is a part.
   package var parseFile: (_ bytes: [UInt8]) throws -> JSONValue = { try JSONValue(parsing: $0) }
+  /// The line of each key of such a file, by its folded place, as in `policies[0].limits.pending`.
+  package var locateKeys: (_ bytes: [UInt8]) -> [String: Int] = { _ in [:] }
   /// Names a registry and a selector may have; nil when any will do.
   package var registryNames: [String]?
   package var selectorNames: [String]?
+  /// Of those the ones that choose among nodes rather than say where nodes are: what a policy may name.
+  package var strategyNames: [String]?
+  /// Whether a selector's name and argument mean anything; it throws if not.
+  package var checkSelector: (_ selector: String) throws(ConfigurationError) -> Void = { _ in }
+  /// Whether a registry's argument means anything; it throws if not.
+  package var checkRegistry: (_ choice: PluginChoice, _ settings: Settings) throws(ConfigurationError) -> Void = {
+    _, _ in
+  }
 
   package init() {}
 }
 
 extension Settings {
-  /// Selectors of go-micro whose own part is the cache or the source of nodes; the strategy they come with is random
-  /// (go-micro selector/*, @ v0.14.0 … v6.10.0), and a cache is always there.
-  static let selectorAliases = ["cache": "random", "default": "random", "registry": "random"]
+  /// Keys of the file that are no settings but trees of their own.
+  static let trees = ["policies", "inbound"]
 
   /// Settings from their sources: flags > environment > file > defaults. An empty variable of the environment is as good
   /// as none, which is how templates leave things out. Errors: every unknown key, every value in use that does not fit,
@@ -29,7 +40,7 @@ extension Settings {
   ) throws(SettingsError) -> Settings {
     var loader = SettingsLoader(sources: sources, problems: earlier)
     loader.load()
-    guard loader.problems.isEmpty else { throw SettingsError(loader.problems) }
+    guard loader.problems.isEmpty else { throw SettingsError(loader.locatedProblems()) }
     return loader.settings
   }
 }
@@ -47,6 +58,9 @@ private struct SettingsLoader {
   private var fromFlags: [String: Offer] = [:]
   private var fromEnvironment: [String: Offer] = [:]
   private var fromFile: [String: Offer] = [:]
+  private var file: (path: String, bytes: [UInt8])?
+  /// What of the file is no setting but a tree of its own, by its key, and where it stands.
+  private var trees: [String: (value: JSONValue, source: SettingSource)] = [:]
 
   init(sources: SettingsSources, problems: [SettingProblem]) {
     self.sources = sources
@@ -70,12 +84,34 @@ private struct SettingsLoader {
         fail(offer.source, "found \(shown(offer.raw, row)), expected \(error.expected)")
       }
     }
+    takeSecrets()
+    settings.cgroup = CgroupLimits(root: settings.cgroupRoot) { [sources] in sources.readSystemFile($0) }
     checkPlugins()
+    takePolicies()
     if problems.isEmpty { checkCombinations() }
   }
 
   private mutating func fail(_ source: SettingSource, _ message: String) {
     problems.append(SettingProblem(source, message))
+  }
+
+  /// The problems, those of the file with the lines they are in: a place that is not there has the line of what it
+  /// would be in.
+  func locatedProblems() -> [SettingProblem] {
+    guard let file, problems.contains(where: { if case .file(file.path, _) = $0.source { true } else { false } }) else {
+      return problems
+    }
+    let lines = sources.locateKeys(file.bytes)
+    return problems.map { problem in
+      guard problem.line == nil, case .file(file.path, let key) = problem.source else { return problem }
+      var problem = problem
+      var place = Setting.folded(key)
+      while problem.line == nil, !place.isEmpty {
+        problem.line = lines[place]
+        place = String(place[..<(place.lastIndex { $0 == "." || $0 == "[" } ?? place.startIndex)])
+      }
+      return problem
+    }
   }
 
   private func shown(_ raw: RawSetting, _ row: Setting) -> String {
@@ -150,12 +186,16 @@ private struct SettingsLoader {
       fail(source, "the file \(path) cannot be read: \(error)")
       return
     }
+    file = (path, bytes)
     do {
       switch try sources.parseFile(bytes) {
       case .object(let members): takeMembers(members, of: path, within: [])
       case .null: break
       case .bool, .number, .string, .array: fail(.file(path: path, key: ""), "expected a mapping of settings")
       }
+    } catch let error as any LocatedError where error.line > 0 {
+      let place = error.column > 0 ? "column \(error.column): " : ""
+      problems.append(SettingProblem(.file(path: path, key: ""), place + error.message, line: error.line))
     } catch {
       fail(.file(path: path, key: ""), "\(error)")
     }
@@ -169,7 +209,9 @@ private struct SettingsLoader {
       let name = keys.map { Setting.folded($0) }.joined(separator: "_")
       let row = Settings.byName[name].flatMap { $0.key == "MICRO_CONFIG" ? nil : $0 }
       let isGroup = Settings.byName.keys.contains { $0.hasPrefix(name + "_") }
-      if case .object(let inner) = member.value, isGroup, keys.count < 8 {
+      if keys.count == 1, Settings.trees.contains(name) {
+        if trees.updateValue((member.value, source), forKey: name) != nil { fail(source, "is there twice") }
+      } else if case .object(let inner) = member.value, isGroup, keys.count < 8 {
         takeMembers(inner, of: path, within: keys)
       } else if let row {
         takeValue(member.value, row, source)
@@ -185,7 +227,7 @@ private struct SettingsLoader {
     if let reason = Settings.unsupported.first(where: { Setting.name(of: $0.key) == name })?.value.reason {
       return reason
     }
-    let near = NearestName.of(name, among: Settings.byName.keys)
+    let near = NearestName.of(name, among: Array(Settings.byName.keys) + Settings.trees)
     return "no such setting" + (near.map { "; did you mean \($0)?" } ?? "")
   }
 
@@ -225,21 +267,88 @@ private struct SettingsLoader {
     }
   }
 
+  // MARK: Secrets
+
+  /// The values that files hold; their origin is the file.
+  private mutating func takeSecrets() {
+    for row in Settings.table {
+      guard let path = settings.secretPaths[row.key] else { continue }
+      let named = source(of: row.key + "_FILE")
+      if let other = settings.origins[row.key] {
+        fail(named, "\(row.key) is set too (\(other)); keep one of them")
+        continue
+      }
+      let text: String
+      do {
+        var bytes = try sources.readFile(path)
+        while let last = bytes.last, last == 0x0A || last == 0x0D { bytes.removeLast() }
+        text = String(decoding: bytes, as: UTF8.self)
+      } catch {
+        fail(named, "\(path) cannot be read: \(error)")
+        continue
+      }
+      if text.isEmpty {
+        fail(named, "\(path) is empty, expected the value of \(row.key)")
+        continue
+      }
+      do throws(SettingMismatch) {
+        try row.apply(.text(text), &settings)
+        settings.origins[row.key] = .file(path: path, key: "")
+      } catch {
+        fail(named, "\(path) does not hold \(error.expected)")
+      }
+    }
+  }
+
+  // MARK: Policies
+
+  /// Once the settings are known, which are what the rules change.
+  private mutating func takePolicies() {
+    if let (value, source) = trees["policies"] {
+      let result = PolicyParser.parse(
+        value, selectors: sources.strategyNames ?? sources.selectorNames, checkSelector: sources.checkSelector,
+        service: settings.servicePolicy,
+        endpoint: settings.endpointPolicy)
+      settings.policyRules = result.rules
+      failAll(result.problems, source)
+    }
+    if let (value, source) = trees["inbound"] {
+      let (policy, found) = InboundPolicy.parse(value)
+      settings.inboundPolicy = policy
+      failAll(found, source)
+    }
+    for (name, tree) in trees { settings.origins[name] = tree.source }
+  }
+
+  private mutating func failAll(_ found: [PolicyProblem], _ source: SettingSource) {
+    guard case .file(let path, _) = source else { return }
+    for problem in found { fail(.file(path: path, key: problem.place), problem.message) }
+  }
+
   // MARK: Rules between settings
 
   private func source(of key: String) -> SettingSource { settings.origins[key] ?? .combination }
 
   private mutating func checkPlugins() {
-    settings.selector = Settings.selectorAliases[settings.selector] ?? settings.selector
-    if let known = sources.selectorNames, !known.contains(settings.selector) {
-      fail(source(of: "MICRO_SELECTOR"), Self.unknown("selector", settings.selector, known))
+    let selector = PluginChoice(settings.selector).name
+    if PluginTable.selectorAliases.contains(settings.selector) { settings.selector = PluginTable.defaultSelector }
+    if let known = sources.selectorNames, !known.contains(selector) {
+      fail(source(of: "MICRO_SELECTOR"), Self.unknown("selector", selector, known))
+    } else {
+      do throws(ConfigurationError) { try sources.checkSelector(settings.selector) } catch {
+        fail(source(of: "MICRO_SELECTOR"), error.message)
+      }
     }
     var seen: Set<PluginChoice> = []
     for choice in settings.registries {
       if let known = sources.registryNames, !known.contains(choice.name) {
         fail(source(of: "MICRO_REGISTRY"), Self.unknown("registry", choice.name, known))
       } else if !seen.insert(choice).inserted {
-        fail(source(of: "MICRO_REGISTRY"), "\(choice) is there twice")
+        fail(source(of: "MICRO_REGISTRY"), "\(choice.shown) is there twice")
+      } else {
+        do throws(ConfigurationError) { try sources.checkRegistry(choice, settings) } catch {
+          fail(source(of: "MICRO_REGISTRY"), error.message)
+        }
       }
     }
     checkBridges()
@@ -262,11 +371,30 @@ private struct SettingsLoader {
     return "found \(kind) \(quoted(name)), expected one of \(known.sorted().joined(separator: ", "))\(near)"
   }
 
-  private mutating func checkCombinations() {
-    if settings.compatibility == .strict {
+  /// Certificates come with their keys.
+  private mutating func checkAdmin() {
+    for (certificate, key, names) in [
+      (settings.adminCertificateFile, settings.adminKeyFile, "MICRO_ADMIN_TLS"),
+      (settings.adminClientCertificateFile, settings.adminClientKeyFile, "MICRO_ADMIN_TLS_CLIENT"),
+    ] where (certificate == nil) != (key == nil) {
+      let there = certificate == nil ? "_KEY_FILE" : "_CERT_FILE"
+      let missing = certificate == nil ? "_CERT_FILE" : "_KEY_FILE"
+      fail(source(of: names + there), "\(names + missing) is needed too")
+    }
+    if settings.adminClientAuthorityFile != nil, settings.adminCertificateFile == nil {
       fail(
-        source(of: "MICRO_SIDECAR_COMPAT"),
-        "strict is not in this version; fixed answers 404, 415 and 503 where the 2018 sidecar said 500")
+        source(of: "MICRO_ADMIN_TLS_CLIENT_CA_FILE"),
+        "certificates are shown over TLS: MICRO_ADMIN_TLS_CERT_FILE and MICRO_ADMIN_TLS_KEY_FILE are needed too")
+    }
+  }
+
+  private mutating func checkCombinations() {
+    if let strict = settings.compatibility.retry {
+      // What its clients do unless they are told.
+      if settings.origins["MICRO_CLIENT_REQUEST_TIMEOUT"] == nil {
+        settings.requestTimeout = .nanoseconds(strict.requestTimeout)
+      }
+      if settings.origins["MICRO_SELECTOR"] == nil { settings.selector = "random" }
     }
     do throws(SettingMismatch) {
       let codecs = try FrameCodecTable(adding: settings.codecs)
@@ -285,7 +413,7 @@ private struct SettingsLoader {
     if let health = settings.appHealth, health.target == nil, settings.appAddress == nil {
       fail(
         source(of: "MICRO_APP_HEALTH"),
-        "\(health.path) is a path on the app, and MICRO_APP_ADDRESS does not say where the app is; set it or write a URL"
+        "\(health) is asked of the app, and MICRO_APP_ADDRESS does not say where the app is; set it or write a URL"
       )
     }
     if settings.registerTTL > .zero,
@@ -301,6 +429,7 @@ private struct SettingsLoader {
       settings.warnings.append(
         "MICRO_APP_ADDRESS is set and MICRO_SERVER_NAME is not, so the app is not registered and takes no calls")
     }
+    checkAdmin()
     checkAddresses()
   }
 
@@ -334,4 +463,26 @@ private struct SettingsLoader {
 extension SocketAddress {
   /// An address that is not this host's own loopback, seen from a wildcard listener: it may well be another machine.
   fileprivate func isPlainPortOnAnotherHost(_ listener: SocketAddress) -> Bool { listener.isWildcard && !isLoopback }
+}
+
+extension Settings {
+  /// Why no sidecar may be started with these: what stops it and shows its settings must not be anybody's. Commands that only
+  /// ask may have them.
+  package var exposure: SettingProblem? {
+    guard let address = adminAddress, !address.isLoopback, adminToken == nil, adminClientAuthorityFile == nil,
+      !adminOpenMetrics
+    else { return nil }
+    if case .unix = address { return nil }
+    return SettingProblem(
+      origins["MICRO_ADMIN_ADDRESS"] ?? .combination,
+      "\(address) can be reached from other machines: set MICRO_ADMIN_TOKEN or MICRO_ADMIN_TOKEN_FILE or MICRO_ADMIN_TLS_CLIENT_CA_FILE, or MICRO_ADMIN_OPEN_METRICS=true to give them only health and metrics, or listen on 127.0.0.1"
+    )
+  }
+}
+
+/// An error in a text that knows where. Both count from 1; 0 when that is not known.
+package protocol LocatedError: Error {
+  var message: String { get }
+  var line: Int { get }
+  var column: Int { get }
 }

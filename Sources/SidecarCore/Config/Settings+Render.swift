@@ -4,7 +4,7 @@ extension Settings {
   package enum RenderFormat: Sendable { case text, json }
 
   /// Each value in use and where it came from, in the order of the table, passwords masked. Text: three columns, then
-  /// what is ignored and warnings. JSON: `{"settings":[{"key","flag","value","source","from"}],"ignored","warnings"}`,
+  /// what is ignored and warnings. JSON: `{"settings":[{"key","flag","value","source","from"}],"policies","inbound","ignored","warnings"}`,
   /// values as the environment would spell them, null where there is none. Ends with a line break.
   package func render(_ format: RenderFormat) -> String {
     switch format {
@@ -14,8 +14,14 @@ extension Settings {
   }
 
   private func renderText() -> String {
-    let rows = Self.table.map { row in
+    var rows = Self.table.map { row in
       [row.key, shownValue(row) ?? "-", origins[row.key]?.description ?? "default"]
+    }
+    for (index, rule) in policyRules.enumerated() {
+      rows.append(["policies[\(index)]", rule.written.text(), Self.placed(origins["policies"], "[\(index)]")])
+    }
+    if inboundPolicy.written != .null {
+      rows.append(["inbound", inboundPolicy.written.text(), Self.placed(origins["inbound"], "")])
     }
     var text = TextTable.render(rows)
     if !ignored.isEmpty { text += "\nignored: \(ignored.joined(separator: ", "))\n" }
@@ -33,9 +39,14 @@ extension Settings {
       ] as JSONValue
     }
     return [
-      "settings": .array(rows), "ignored": .array(ignored.map { .string($0) }),
+      "settings": .array(rows), "policies": .array(policyRules.map(\.written)), "inbound": inboundPolicy.written,
+      "ignored": .array(ignored.map { .string($0) }),
       "warnings": .array(warnings.map { .string($0) }),
     ]
+  }
+
+  private static func placed(_ source: SettingSource?, _ suffix: String) -> String {
+    (source?.description ?? "default") + suffix
   }
 
   private func shownValue(_ row: Setting) -> String? { row.format(self).map { row.shown($0) } }

@@ -3,7 +3,9 @@
 
 extension Settings {
   /// Every setting, in the order of the help.
-  package static let table: [Setting] = [
+  package static let table: [Setting] = rows.flatMap(\.withHolder)
+
+  private static let rows: [Setting] = [
     // MARK: Listeners
     Setting(
       "MICRO_SIDECAR_ADDRESS", \.sidecarAddress, .listenAddress, .listeners,
@@ -23,6 +25,29 @@ extension Settings {
     Setting(
       "MICRO_ADMIN_ADDRESS", \.adminAddress, .listenAddressOrOff, .listeners,
       "health, metrics and status of the sidecar itself"),
+    Setting(
+      "MICRO_ADMIN_TOKEN", \.adminToken, SettingKind<String>.text.optional, .listeners, mask: .whole,
+      "what MICRO_ADMIN_ADDRESS asks for as Authorization: Bearer; needed where that is not on loopback"),
+    Setting(
+      "MICRO_ADMIN_TLS_CERT_FILE", \.adminCertificateFile, SettingKind<String>.text.optional, .listeners,
+      "certificate of the admin listener, which then speaks TLS; read again when it changes"),
+    Setting(
+      "MICRO_ADMIN_TLS_KEY_FILE", \.adminKeyFile, SettingKind<String>.text.optional, .listeners, "its private key"),
+    Setting(
+      "MICRO_ADMIN_TLS_CLIENT_CA_FILE", \.adminClientAuthorityFile, SettingKind<String>.text.optional, .listeners,
+      "authority whose certificates do as well as the token; other certificates are refused"),
+    Setting(
+      "MICRO_ADMIN_TLS_CLIENT_CERT_FILE", \.adminClientCertificateFile, SettingKind<String>.text.optional, .listeners,
+      "certificate that commands such as drain and tap show to the admin listener"),
+    Setting(
+      "MICRO_ADMIN_TLS_CLIENT_KEY_FILE", \.adminClientKeyFile, SettingKind<String>.text.optional, .listeners,
+      "its private key"),
+    Setting(
+      "MICRO_ADMIN_OPEN_METRICS", \.adminOpenMetrics, .flag, .listeners,
+      "/metrics needs no token; without a token it is all that other machines get, beside the probes"),
+    Setting(
+      "MICRO_SIDECAR_HOSTS", \.hosts, .list(of: "host names, or *"), .listeners,
+      "names by which browsers may reach the sidecar, beyond localhost and addresses"),
 
     // MARK: The app
     Setting(
@@ -42,6 +67,9 @@ extension Settings {
       "MICRO_APP_STREAMS", \.appStreams, .list(of: "endpoints such as Chat.Talk or Chat.Talk=ndjson"), .app,
       "endpoints that the app serves as streams, over WebSocket or NDJSON"),
     Setting(
+      "MICRO_APP_CONCURRENCY", \.appConcurrency, .concurrency, .app, aliases: ["MICRO_APP_MAX_CONCURRENCY"],
+      "calls the app gets at once; more wait, and then are refused, low priority first"),
+    Setting(
       "MICRO_APP_HEALTH", \.appHealth, SettingKind<AppHealthCheck>.healthCheck.optional, .app,
       aliases: ["MICRO_SIDECAR_HEALTHCHECK_URL"], "asked with GET; the app is registered while the answer is 2xx"),
     Setting("MICRO_APP_HEALTH_PERIOD", \.appHealthPeriod, .duration(), .app, "time between two checks"),
@@ -54,7 +82,9 @@ extension Settings {
       "good checks in a row that bring it back"),
 
     // MARK: Registry and selection
-    Setting("MICRO_REGISTRY", \.registries, .plugins, .registry, "where services are found and the app is registered"),
+    Setting(
+      "MICRO_REGISTRY", \.registries, .plugins, .registry, mask: .options,
+      "where services are found and the app is registered"),
     Setting(
       "MICRO_REGISTRY_ADDRESS", \.registryAddresses, .list(of: "addresses"), .registry, mask: .passwords,
       "addresses of the registry's servers; mdns, memory and file have none"),
@@ -62,7 +92,7 @@ extension Settings {
       "MICRO_SIDECAR_SNAPSHOT", \.snapshotPath, SettingKind<String>.text.optional, .registry,
       "file that keeps what the registries said last, for a start while they are down"),
     Setting(
-      "MICRO_SIDECAR_BRIDGE", \.bridges, .bridges, .registry, aliases: ["MICRO_BRIDGE"],
+      "MICRO_SIDECAR_BRIDGE", \.bridges, .bridges, .registry, aliases: ["MICRO_BRIDGE"], mask: .options,
       "registries whose services are mirrored into another, such as consul->kubernetes"),
     Setting(
       "MICRO_REGISTER_TTL", \.registerTTL, .seconds(0...86_400), .registry,
@@ -70,7 +100,18 @@ extension Settings {
     Setting(
       "MICRO_REGISTER_INTERVAL", \.registerInterval, .seconds(0...86_400), .registry,
       "seconds between two refreshes; 0 is once only"),
-    Setting("MICRO_SELECTOR", \.selector, .name, .registry, "how one of several nodes is chosen"),
+    Setting(
+      "MICRO_SELECTOR", \.selector, .text, .registry,
+      "how one of several nodes is chosen: a selector's name or name:argument, such as hash:header=X-User"),
+    Setting(
+      "STATIC_SELECTOR_DOMAIN_NAME", \.staticDomain, SettingKind<String>.name.optional, .registry,
+      "for the selector static: what follows a service's name in its address"),
+    Setting(
+      "STATIC_SELECTOR_PORT_NUMBER", \.staticPort, .integer(1...65_535), .registry,
+      "for the selector static: the port of its addresses"),
+    Setting(
+      "MICRO_ZONE", \.zone, SettingKind<String>.name.optional, .registry,
+      "where this sidecar runs; nodes whose metadata zone says the same come first"),
 
     // MARK: Calls
     Setting(
@@ -82,6 +123,21 @@ extension Settings {
     Setting(
       "MICRO_SIDECAR_CONNECT_TIMEOUT", \.connectTimeout, .duration(), .calls, "time a connection to a node may take"),
     Setting("MICRO_CLIENT_RETRIES", \.retries, .integer(0...100), .calls, "attempts after the first, at other nodes"),
+    Setting(
+      "MICRO_SIDECAR_RETRY_BUDGET", \.retryBudget, .share(upTo: 10), .calls,
+      "attempts beyond the first as a share of all calls"),
+    Setting(
+      "MICRO_SIDECAR_ATTEMPT_TIMEOUT", \.attemptTimeout, SettingKind<Duration>.duration().optional, .calls,
+      "time one attempt may take; by default as long as the call"),
+    Setting(
+      "MICRO_SIDECAR_HEDGE", \.hedge, .hedge, .calls,
+      "when an idempotent call that has no answer yet is sent to another node as well"),
+    Setting(
+      "MICRO_SIDECAR_EJECT_FAILURES", \.ejectFailures, .integer(0...1_000_000), .calls,
+      "failures in a row after which a node gets no calls for a while; 0 is never"),
+    Setting(
+      "MICRO_SIDECAR_FAULT_HEADER", \.faultToken, SettingKind<String>.name.optional, .calls, mask: .whole,
+      "token that X-Micro-Fault-Token must carry for X-Micro-Fault to be heard; without one it never is"),
     Setting(
       "MICRO_CLIENT_POOL_SIZE", \.poolSize, .integer(1...65_535), .calls, "connections to one node, for each worker"),
     Setting(
@@ -96,7 +152,8 @@ extension Settings {
       "MICRO_SIDECAR_CONTENT_TYPE", \.contentTypes, .list(of: "content types, each perhaps with service= before it"),
       .calls, "what nodes are called in, when their generation's own would not do"),
     Setting(
-      "MICRO_SIDECAR_COMPAT", \.compatibility, .word, .calls, "fixed repairs what the 2018 sidecar got wrong"),
+      "MICRO_SIDECAR_COMPAT", \.compatibility, .word, .calls,
+      "how calls are repeated: safely (fixed), or as go-micro's clients of v0.14, v2 or v4.10 and later do it"),
     Setting(
       "MICRO_DESCRIPTORS", \.descriptors, .descriptorFiles, .calls,
       "message types, by which JSON and protobuf are translated; read again when they change"),
@@ -123,14 +180,53 @@ extension Settings {
     Setting(
       "MICRO_SIDECAR_HEADER_TIMEOUT", \.headerTimeout, .duration(from: .milliseconds(100)), .limits,
       "time a request's head may take to arrive; above it 408"),
-    Setting("MICRO_SIDECAR_WORKERS", \.workers, .integer(1...64), .limits, "threads that serve calls"),
+    Setting(
+      "MICRO_SIDECAR_WORKERS", \.workerCount, .workerCount, .limits,
+      "threads that serve calls; auto is what the control group lets be kept busy, and 1 where it sets no limit"),
+    Setting(
+      "MICRO_SIDECAR_MEMORY_LIMIT", \.memoryLimit, .memoryLimit, .limits,
+      "memory near which new calls get 503, before the kernel ends the process; auto is the control group's"),
+    Setting(
+      "MICRO_SIDECAR_CGROUP_ROOT", \.cgroupRoot, .text, .limits, "where the kernel shows control groups"),
 
     // MARK: Process
     Setting(
       "MICRO_SIDECAR_DRAIN", \.drain, .duration(from: .zero, upTo: .seconds(3600)), .process,
       "time calls under way get to finish after SIGTERM"),
+    Setting(
+      "MICRO_SIDECAR_RESTART_DRAIN", \.restartDrain, .duration(from: .zero, upTo: .seconds(86_400)), .process,
+      "time connections and streams of the process that micro-sidecar restart replaces may go on"),
+    Setting(
+      "MICRO_SIDECAR_CORE_DUMPS", \.coreDumps, .flag, .process,
+      "a crash may leave an image of the memory, with what calls and secrets are in it"),
     Setting("MICRO_LOG_LEVEL", \.logLevel, .logLevel, .process, "the least important lines logged"),
     Setting("MICRO_LOG_FORMAT", \.logFormat, .word, .process, "one line of text or one JSON object per event"),
+    Setting(
+      "MICRO_ACCESS_LOG", \.accessLog, SettingKind<LogDestination>.logDestination.optional, .process,
+      "one line for each request; a file is opened anew on SIGHUP and SIGUSR1"),
+    Setting(
+      "MICRO_ACCESS_LOG_FORMAT", \.accessLogFormat, .accessLogFormat, .process, "what such a line looks like"),
+    Setting(
+      "MICRO_TRACE_ENDPOINT", \.traceEndpoint, SettingKind<TraceEndpoint>.traceEndpoint.optional, .process,
+      "a collector that takes spans by OTLP/HTTP; without one calls are not traced"),
+    Setting(
+      "MICRO_TRACE_SAMPLE", \.traceSample, .share, .process,
+      "the share of calls without a caller's decision that are traced"),
+    Setting(
+      "OTEL_EXPORTER_OTLP_ENDPOINT", \.collectorEndpoint, SettingKind<TraceEndpoint>.traceEndpoint.optional, .process,
+      "as OpenTelemetry has it: /v1/traces is put behind it"),
+    Setting(
+      "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", \.collectorTracesEndpoint,
+      SettingKind<TraceEndpoint>.traceEndpoint.optional, .process, "as OpenTelemetry has it: taken as it is"),
+    Setting(
+      "OTEL_SERVICE_NAME", \.telemetryName, SettingKind<String>.text.optional, .process,
+      "who we are in spans; by default MICRO_SERVER_NAME"),
+    Setting(
+      "MICRO_SIDECAR_TAP_BODIES", \.tapBodies, .byteSize(0...65_536), .process,
+      "bytes of request and reply that tap shows, of JSON only and with secrets masked; 0 shows none"),
+    Setting(
+      "MICRO_SIDECAR_TAP_MASK", \.tapMask, .list(of: "names of headers and JSON members"), .process,
+      "further names whose values tap does not show"),
     Setting(
       "MICRO_PROXY_ADDRESS", \.proxyAddress, SettingKind<Destination>.destination.optional, .process,
       "where commands such as call find the running sidecar; by default at MICRO_SIDECAR_ADDRESS"),

@@ -7,8 +7,22 @@ package enum AppProtocol: String, CaseIterable, Sendable { case http, grpc, mucp
 /// The framework's transports that the sidecar serves, all on one port; callers use the one they find in the registry.
 package enum AdvertisedTransport: String, CaseIterable, Sendable { case http, grpc }
 
-/// `fixed` repairs the defects of the 2018 sidecar; `strict` keeps them for those who depend on them.
-package enum Compatibility: String, CaseIterable, Sendable { case fixed, strict }
+/// How calls are repeated: as this sidecar does it by default, or exactly as a client of the framework does, of the
+/// generation named; `strict` is that of 2018.
+package enum Compatibility: String, CaseIterable, Sendable {
+  case fixed, strict
+  case strictV2 = "strict-v2"
+  case strictV4 = "strict-v4"
+
+  package var retry: StrictRetry? {
+    switch self {
+    case .fixed: nil
+    case .strict: .v1
+    case .strictV2: .v2
+    case .strictV4: .v4
+    }
+  }
+}
 
 package enum LogFormat: String, CaseIterable, Sendable { case text, json }
 
@@ -27,6 +41,21 @@ package struct Settings: Sendable {
   /// Nil: no admin listener.
   package var adminAddress: SocketAddress? = .loopback(port: 8083)
 
+  /// Whoever shows it may ask everything at the admin listener; nil: nobody needs one.
+  package var adminToken: String?
+  /// With these the admin listener speaks TLS.
+  package var adminCertificateFile: String?
+  package var adminKeyFile: String?
+  /// Who signs certificates that do as well as the token.
+  package var adminClientAuthorityFile: String?
+  /// What commands show to the admin listener.
+  package var adminClientCertificateFile: String?
+  package var adminClientKeyFile: String?
+  /// `/metrics` needs no token.
+  package var adminOpenMetrics = false
+  /// Names of this host that a Host field may have, beyond loopback names and addresses; `*` is any.
+  package var hosts: [String] = []
+
   // The app
   /// Who the app is; nil: the sidecar only makes calls.
   package var serverName: String?
@@ -38,6 +67,7 @@ package struct Settings: Sendable {
   package var appAddress: Destination?
   package var appProtocol = AppProtocol.http
   package var appStreams: [String] = []
+  package var appConcurrency = AppConcurrency.off
   /// Nil: the app counts as well once it accepts connections.
   package var appHealth: AppHealthCheck?
   package var appHealthPeriod = Duration.seconds(5)
@@ -54,7 +84,12 @@ package struct Settings: Sendable {
   package var registerTTL = Duration.seconds(90)
   /// Zero: registered once, never refreshed.
   package var registerInterval = Duration.seconds(30)
-  package var selector = "random"
+  package var selector = "ewma"
+  /// For the selector `static`, as go-micro's plug-in reads them.
+  package var staticDomain: String?
+  package var staticPort = 8080
+  /// Where this sidecar runs; nodes of the same zone come first. Nil: zones mean nothing.
+  package var zone: String?
 
   // Calls
   /// Nil: paths name services in full.
@@ -69,6 +104,19 @@ package struct Settings: Sendable {
   /// Unused time after which a pooled connection is closed, when the node does not say otherwise.
   package var poolIdle = Duration.seconds(3)
   package var compatibility = Compatibility.fixed
+  /// The longest one attempt may take; nil: as long as the call.
+  package var attemptTimeout: Duration?
+  package var hedge: HedgePolicy?
+  /// Repetitions for each call.
+  package var retryBudget = 0.2
+  /// Failures in a row after which a node gets a rest; 0: never for that.
+  package var ejectFailures = 5
+  /// What `X-Micro-Fault-Token` must say for `X-Micro-Fault` to be heard; nil: it never is.
+  package var faultToken: String?
+  /// Rules for services and endpoints, of the file.
+  package var policyRules: [PolicyRule] = []
+  /// What holds for calls to the app, of the file.
+  package var inboundPolicy = InboundPolicy()
   /// Content types and codecs beyond the built-in ones: `type=codec`.
   package var codecs: [String] = []
   /// Content types towards nodes: `type`, or `service=type`.
@@ -88,17 +136,43 @@ package struct Settings: Sendable {
   package var idleTimeout = Duration.seconds(75)
   package var pingInterval = Duration.seconds(30)
   package var headerTimeout = Duration.seconds(10)
-  package var workers = 1
+  package var workerCount = WorkerCount.automatic
+  package var memoryLimit = MemoryLimit.automatic
+  /// Where the kernel's control groups are shown.
+  package var cgroupRoot = "/sys/fs/cgroup"
+  /// What those say of this process.
+  package var cgroup = CgroupLimits()
 
   // Life cycle, logs, commands
+  /// A crash leaves an image of this process's memory, as far as the system writes any.
+  package var coreDumps = false
   package var drain = Duration.seconds(25)
+  /// How long the process that was replaced by a restart in place keeps connections that are in use.
+  package var restartDrain = Duration.seconds(600)
   package var logLevel = LogLevel.info
   package var logFormat = LogFormat.text
+  /// One line for each request; nil: none is written.
+  package var accessLog: LogDestination?
+  package var accessLogFormat = AccessLogFormat.text
+  /// The URL that spans are sent to; nil: as the collector's own variables have it.
+  package var traceEndpoint: TraceEndpoint?
+  /// The share of new traces that are sampled.
+  package var traceSample = 1.0
+  /// OpenTelemetry's own variables: a base URL, the URL for traces, and who we are.
+  package var collectorEndpoint: TraceEndpoint?
+  package var collectorTracesEndpoint: TraceEndpoint?
+  package var telemetryName: String?
+  /// Bytes of bodies that `/tap` shows; 0: none.
+  package var tapBodies = 0
+  /// Names of headers and JSON members, beyond the usual ones, whose values `/tap` does not show.
+  package var tapMask: [String] = []
   /// Where commands find a running sidecar; nil: at `sidecarAddress`.
   package var proxyAddress: Destination?
   package var configFile: String?
 
   // How they came about
+  /// Files that hold secrets, by the key of the setting whose value they are.
+  package var secretPaths: [String: String] = [:]
   /// Where each value came from, by the setting's key; a key that is not here has its default.
   package var origins: [String: SettingSource] = [:]
   /// MICRO_* variables of the environment that are go-micro's own and mean nothing to the sidecar, sorted.
@@ -110,6 +184,62 @@ package struct Settings: Sendable {
 }
 
 extension Settings {
+  /// Where spans go; nil: calls are not traced.
+  package var traceTarget: TraceEndpoint? {
+    if let given = traceEndpoint ?? collectorTracesEndpoint { return given }
+    guard var base = collectorEndpoint else { return nil }
+    base.path = (base.path.hasSuffix("/") ? String(base.path.dropLast()) : base.path) + "/v1/traces"
+    return base
+  }
+
+  /// What holds for calls: the settings as defaults, then the file's rules.
+  package var policies: PolicyTable {
+    PolicyTable(service: servicePolicy, endpoint: endpointPolicy, rules: policyRules, inbound: inboundPolicy)
+  }
+
+  /// What holds for a service without a rule.
+  package var servicePolicy: ServicePolicy {
+    var policy = ServicePolicy()
+    policy.limits.inFlight = maxInFlight
+    policy.budget.ratio = retryBudget
+    policy.ejection.consecutiveFailures = ejectFailures
+    if compatibility.retry != nil {
+      // The framework's clients take no node out, and know no queue before a service.
+      if origins["MICRO_SIDECAR_EJECT_FAILURES"] == nil { policy.ejection.consecutiveFailures = 0 }
+      policy.ejection.refusedTime = 0
+      policy.zoneFirst = false
+    }
+    return policy
+  }
+
+  /// What holds for an endpoint without a rule.
+  package var endpointPolicy: EndpointPolicy.Values {
+    var values = EndpointPolicy.Values()
+    values.retry.limit = retries
+    if let strict = compatibility.retry {
+      values.retry.strict = strict
+      if origins["MICRO_CLIENT_RETRIES"] == nil { values.retry.limit = strict.retries }
+    }
+    values.attemptTimeout = attemptTimeout?.saturatingNanoseconds
+    values.hedge = hedge
+    return values
+  }
+
+  /// Threads that serve calls.
+  package var workers: Int {
+    get { if case .fixed(let count) = workerCount { count } else { cgroup.workers } }
+    set { workerCount = .fixed(newValue) }
+  }
+
+  /// Bytes of memory that this process should stay below; nil: nobody said.
+  package var memoryBytesMax: Int? {
+    switch memoryLimit {
+    case .automatic: cgroup.memoryBytes
+    case .off: nil
+    case .bytes(let bytes): bytes
+    }
+  }
+
   /// Whether inbound calls are taken: there is an app, and a name to register it under.
   package var takesCalls: Bool { serverName != nil && appAddress != nil }
 
@@ -121,56 +251,6 @@ extension Settings {
   }
 }
 
-/// Where a value came from.
-package enum SettingSource: Sendable, Hashable, CustomStringConvertible {
-  case flag(String)
-  case environment(String)
-  /// The file's path and the key as written there, with dots.
-  case file(path: String, key: String)
-  /// No source of values: the words after the command's name, or rules between several settings.
-  case commandLine
-  case combination
-
-  package var kind: String {
-    switch self {
-    case .flag: "flag"
-    case .environment: "environment"
-    case .file: "file"
-    case .commandLine: "command line"
-    case .combination: "settings"
-    }
-  }
-
-  package var description: String {
-    switch self {
-    case .flag(let name): "flag \(name)"
-    case .environment(let name): "environment \(name)"
-    case .file(let path, let key): key.isEmpty ? "file \(path)" : "file \(path): \(key)"
-    case .commandLine: "command line"
-    case .combination: "settings"
-    }
-  }
-}
-
-/// One thing that is wrong: where, what was found, what is expected.
-package struct SettingProblem: Error, Sendable, Equatable, CustomStringConvertible {
-  package var source: SettingSource
-  /// A sentence without a full stop: what was found, what is expected, the next step.
-  package var message: String
-  package init(_ source: SettingSource, _ message: String) {
-    self.source = source
-    self.message = message
-  }
-  package var description: String { "\(source): \(message)" }
-}
-
-/// Everything that is wrong at once, in the order flags, environment, file, combinations. Never empty.
-package struct SettingsError: Error, Sendable, Equatable, CustomStringConvertible {
-  package var problems: [SettingProblem]
-  package init(_ problems: [SettingProblem]) { self.problems = problems }
-  package var description: String { problems.map(\.description).joined(separator: "\n") }
-}
-
 extension Settings {
   /// The position of the registry that a setting calls `name`: whole, as `MICRO_REGISTRY` has it, or without its argument.
   package func registryIndex(_ name: String) -> Int? {
@@ -179,11 +259,30 @@ extension Settings {
 }
 
 extension PluginTable {
+  /// Where nodes come from if the setting's selector says that; nil: from the registries. Call it on the control loop.
+  func makeNodeSource(
+    _ settings: Settings, driver: any HostDriver, log: any LogSink
+  ) throws(ConfigurationError) -> NodeSource? {
+    let choice = PluginChoice(settings.selector)
+    guard let factory = nodeSources[choice.name] else { return nil }
+    var argument = choice.argument
+    if choice.name == "static" {
+      let parts = [settings.staticDomain.map { "domain=\($0)" }, "port=\(settings.staticPort)", argument]
+      // What the selector's own argument says comes last and counts.
+      argument = parts.compactMap { $0 }.joined(separator: ",")
+    }
+    let registry = try factory(PluginEnvironment(driver: driver, log: log, argument: argument))
+    return NodeSource(registry, driver: driver, log: log)
+  }
+
   /// The registry that a setting names. Call it on the control loop.
   package func makeRegistry(
-    _ choice: PluginChoice, _ settings: Settings, driver: any HostDriver, log: any LogSink
+    _ choice: PluginChoice, _ settings: Settings, driver: any HostDriver, log: any LogSink,
+    certificates: CertificateTable = CertificateTable()
   ) throws(ConfigurationError) -> any Registry {
-    try registry(choice.name)(
-      PluginEnvironment(driver: driver, log: log, argument: choice.argument, addresses: settings.registryAddresses))
+    var environment = PluginEnvironment(
+      driver: driver, log: log, argument: choice.argument, addresses: settings.registryAddresses)
+    environment.certificates = certificates
+    return try registry(choice.name)(environment)
   }
 }

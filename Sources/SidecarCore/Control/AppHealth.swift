@@ -50,7 +50,11 @@ package struct AppHealthMachine: ~Copyable {
   private var state = State.starting(probes: 0)
   private let timing: AppHealthTiming
 
-  package init(timing: AppHealthTiming = AppHealthTiming()) { self.timing = timing }
+  /// `isHealthy`: another process has seen it up a moment ago.
+  package init(timing: AppHealthTiming = AppHealthTiming(), isHealthy: Bool = false) {
+    self.timing = timing
+    if isHealthy { state = .healthy(failures: 0) }
+  }
 
   package var isHealthy: Bool { if case .healthy = state { true } else { false } }
 

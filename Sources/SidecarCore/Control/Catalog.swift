@@ -27,6 +27,7 @@ package final class Catalog: @unchecked Sendable {
     var lastError: String?
     var outages = 0
     var events = 0
+    var skipped = SkippedEntries()
     /// Names known only from lookups: the watch has not told of them.
     var unconfirmed: Set<ServiceName> = []
     /// Nodes that it forgot in an outage; nil: none.
@@ -58,7 +59,6 @@ package final class Catalog: @unchecked Sendable {
   private var sources: [Source]
   private var entries: [ServiceName: ServiceEntry] = [:]
   private var revision: UInt64 = 0
-  private var counters = CatalogCounters()
   private let log: any LogSink
   private let schedule: (@escaping () -> Void) -> Void
   private var isFlushScheduled = false
@@ -85,7 +85,6 @@ package final class Catalog: @unchecked Sendable {
   /// One event of the registry at position `registry`. A snapshot ends an outage; what it lacks after one is kept for a
   /// while where the registry may have forgotten it (`Registry.mayForget`).
   package func apply(_ event: RegistryEvent, from registry: Int, mayForget: Bool = true, now: Instant) {
-    counters.events += 1
     sources[registry].events += 1
     sources[registry].confirmed = now
     let skips: [RegistryView.Skip]
@@ -216,7 +215,7 @@ package final class Catalog: @unchecked Sendable {
 
   package func snapshot(now: Instant) -> CatalogSnapshot {
     flush()
-    return CatalogSnapshot(revision: revision, services: entries, registries: states(now: now), counters: counters)
+    return CatalogSnapshot(revision: revision, services: entries, registries: states(now: now))
   }
 
   /// How each registry is doing, in the order of configuration.
@@ -225,7 +224,8 @@ package final class Catalog: @unchecked Sendable {
       RegistryState(
         name: source.name, phase: source.phase,
         age: source.phase == .current ? .zero : now.duration(since: source.confirmed),
-        lastError: source.lastError, outages: source.outages, events: source.events, services: source.view.names.count)
+        lastError: source.lastError, outages: source.outages, events: source.events, services: source.view.names.count,
+        skipped: source.skipped)
     }
   }
 
@@ -327,7 +327,7 @@ package final class Catalog: @unchecked Sendable {
 
   private func note(_ skips: [RegistryView.Skip], from registry: Int) {
     for skip in skips {
-      if skip.isFull { counters.skippedAsFull += 1 } else { counters.skippedAsGarbage += 1 }
+      if skip.isFull { sources[registry].skipped.asFull += 1 } else { sources[registry].skipped.asGarbage += 1 }
       let key = "\(registry) \(skip.subject) \(skip.rule)"
       guard loggedSkips.count < Self.skipLogLinesMax, loggedSkips.insert(key).inserted else { continue }
       log.warning(

@@ -142,6 +142,16 @@ package struct LeaseMachine: ~Copyable {
     return .none
   }
 
+  /// Another process holds the entry from now on: nothing is done about it any more. A write or removal under way is not
+  /// waited for.
+  package mutating func abandon() -> Action {
+    guard case .ended = state else {
+      state = .ended
+      return .end
+    }
+    return .none
+  }
+
   // MARK: Events
 
   package mutating func timerFired() -> Action {

@@ -14,6 +14,9 @@ package final class LeaseTable: @unchecked Sendable {
     let lease: RegistrationLease
     /// Armed while the entry has a ttl.
     var timer: LoopTimer?
+    /// The ttl asked for, in nanoseconds, and when it is over.
+    var ttl: Int64?
+    var due = Instant.distantFuture
     init(_ lease: RegistrationLease) { self.lease = lease }
   }
 
@@ -93,6 +96,49 @@ package final class LeaseTable: @unchecked Sendable {
     for key in keys { release(key) { gathered.add(nil) } }
   }
 
+  /// What another process needs to hold the same; see `inherit`.
+  package func bequest() -> JSONValue {
+    .array(
+      entries.values.map { entry in
+        var members: [JSONValue.Member] = [.init("service", entry.lease.service.json())]
+        if let ttl = entry.ttl {
+          members.append(.init("ttl", JSONValue(Int(ttl))))
+          members.append(.init("left", JSONValue(Int(entry.due.nanoseconds(since: driver.now)))))
+        }
+        return .object(members)
+      })
+  }
+
+  /// Holds what another table's `bequest` says. What makes no sense is left out.
+  package func inherit(_ bequest: JSONValue?) {
+    for entry in bequest?.arrayValue ?? [] {
+      guard let json = entry["service"], let service = try? Service(json: json), check(service) == nil else { continue }
+      register(service, ttl: entry["ttl"]?.intValue.map(Int64.init)) { _ in }
+      guard let left = entry["left"]?.intValue.map(Int64.init) else { continue }
+      for node in service.nodes {
+        let key = Key(name: service.name, id: node.id)
+        guard let known = entries[key], let timer = known.timer else { continue }
+        known.due = driver.now.advanced(byNanoseconds: max(left, 0))
+        driver.timers.arm(timer, at: known.due)
+      }
+    }
+  }
+
+  /// Calls `completion` once, when each entry is in one registry at least or cannot be.
+  package func whenWritten(_ completion: @escaping () -> Void) {
+    let gathered = Gathered(entries.count) { _ in completion() }
+    for entry in entries.values { entry.lease.whenWritten { _ in gathered.add(nil) } }
+  }
+
+  /// Another process holds the entries from now on.
+  package func abandon() {
+    for entry in entries.values {
+      entry.timer?.cancel()
+      entry.lease.abandon()
+    }
+    entries = [:]
+  }
+
   /// What keeps `service` from being registered anywhere; nil: nothing.
   package static func problem(with service: Service) -> RegistryError? {
     guard RegistryView.isValid(name: service.name) else {
@@ -120,6 +166,8 @@ package final class LeaseTable: @unchecked Sendable {
   }
 
   private func expire(_ key: Key, _ entry: Entry, _ ttl: Int64?) {
+    entry.ttl = ttl
+    entry.due = ttl.map { driver.now.advanced(byNanoseconds: max($0, 0)) } ?? .distantFuture
     guard let ttl else {
       entry.timer?.cancel()
       return

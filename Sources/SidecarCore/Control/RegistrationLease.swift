@@ -77,6 +77,17 @@ package final class RegistrationLease: @unchecked Sendable {
     finishIfEnded()
   }
 
+  /// Another process holds the service from now on: it is forgotten here, and its registries hear nothing.
+  package func abandon() {
+    isStopping = true
+    reportWritten()
+    for holder in holders {
+      holder.task?.cancel()
+      perform(holder.machine.abandon(), holder)
+      holder.registry.release(holder.written ?? service)
+    }
+  }
+
   /// Calls `completion` once, on the loop: with nil as soon as one registry holds the service, with an error when all
   /// have failed to take it, or when it is stopped before. At once when that is known.
   package func whenWritten(_ completion: @escaping (RegistryError?) -> Void) {

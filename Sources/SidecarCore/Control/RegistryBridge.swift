@@ -98,6 +98,14 @@ package final class RegistryBridge: @unchecked Sendable {
     }
   }
 
+  /// Another process mirrors from now on: nothing is taken out.
+  package func abandon() {
+    isStopped = true
+    for leases in mirrored.values { for lease in leases.values { lease.abandon() } }
+    mirrored = [:]
+    count = 0
+  }
+
   private func refresh(_ name: ServiceName) {
     let wanted = wanted(name)
     for key in Array((mirrored[name] ?? [:]).keys) where wanted[key] == nil { end(name, key) {} }

@@ -118,6 +118,34 @@ package struct CatalogDelta: Sendable {
   }
 
   package var isEmpty: Bool { changed.isEmpty && removed.isEmpty }
+
+  /// What a removed service counts as in `parts`: its nodes are not known here.
+  static let nodesOfRemoved = 10
+
+  /// The same changes in the same order, in parts of at most `nodesMax` nodes each, but for a service that has more.
+  func parts(nodesMax: Int) -> [CatalogDelta] {
+    var parts: [CatalogDelta] = []
+    var part = CatalogDelta(revision: revision)
+    var nodes = 0
+    func makeRoom(for count: Int) {
+      if nodes + count > nodesMax, !part.isEmpty {
+        parts.append(part)
+        part = CatalogDelta(revision: revision)
+        nodes = 0
+      }
+      nodes += count
+    }
+    for entry in changed {
+      makeRoom(for: max(entry.nodes.count, 1))
+      part.changed.append(entry)
+    }
+    for name in removed {
+      makeRoom(for: Self.nodesOfRemoved)
+      part.removed.append(name)
+    }
+    if !part.isEmpty { parts.append(part) }
+    return parts
+  }
 }
 
 /// How a registry is doing, for people and metrics.
@@ -140,6 +168,8 @@ package struct RegistryState: Equatable, Sendable {
   package var outages: Int
   package var events: Int
   package var services: Int
+  /// What the catalog did not take of it since the start.
+  package var skipped = SkippedEntries()
 }
 
 /// The whole catalog at one time, for the admin page, the registry API and the command line.
@@ -148,27 +178,14 @@ package final class CatalogSnapshot: Sendable {
   package let services: [ServiceName: ServiceEntry]
   /// In the order of configuration.
   package let registries: [RegistryState]
-  package let counters: CatalogCounters
 
-  init(
-    revision: UInt64, services: [ServiceName: ServiceEntry], registries: [RegistryState], counters: CatalogCounters
-  ) {
+  init(revision: UInt64, services: [ServiceName: ServiceEntry], registries: [RegistryState]) {
     self.revision = revision
     self.services = services
     self.registries = registries
-    self.counters = counters
   }
 
   package var names: [ServiceName] { services.keys.sorted() }
   /// Every registry has been heard at least once.
   package var isSynced: Bool { registries.allSatisfy { $0.phase != .waiting } }
-}
-
-/// Counted since the start.
-package struct CatalogCounters: Equatable, Sendable {
-  package var events = 0
-  /// Nodes and services not taken because they break a rule.
-  package var skippedAsGarbage = 0
-  /// Nodes and services not taken because a limit was reached.
-  package var skippedAsFull = 0
 }

@@ -42,26 +42,28 @@ package final class SnapshotFile {
       return
     }
     do throws(WireError) {
-      let file = try JSONValue(parsing: bytes)
-      guard file["format"]?.intValue == Self.format else { throw WireError("its format is not known to this version") }
-      for member in file["registries"]?.objectValue ?? [] {
-        try restore(member.key, member.value)
-      }
+      try Self.restore(try JSONValue(parsing: bytes), into: catalog, driver, log)
     } catch {
       log.warning("the registry snapshot \(path) is not used", [("cause", "\(error)")])
     }
   }
 
-  private func restore(_ name: String, _ content: JSONValue) throws(WireError) {
-    guard let index = catalog.registryNames.firstIndex(of: name) else { return }
-    var services: [Service] = []
-    for value in content["services"]?.arrayValue ?? [] { services.append(try Service(json: value)) }
-    let written = content["confirmed"]?.intValue ?? 0
-    let age = max(driver.unixNanoseconds / 1_000_000_000 - Int64(written), 0)
-    catalog.restore(services, from: index, confirmed: driver.now.advanced(by: .seconds(-age)))
-    log.info(
-      "registry \(name): \(services.count) services are known from before, until it answers",
-      [("age_seconds", "\(age)")])
+  /// Fills `catalog` with what `content` made of another.
+  package static func restore(
+    _ file: JSONValue, into catalog: Catalog, _ driver: any Driver, _ log: any LogSink
+  ) throws(WireError) {
+    guard file["format"]?.intValue == format else { throw WireError("its format is not known to this version") }
+    for member in file["registries"]?.objectValue ?? [] {
+      guard let index = catalog.registryNames.firstIndex(of: member.key) else { continue }
+      var services: [Service] = []
+      for value in member.value["services"]?.arrayValue ?? [] { services.append(try Service(json: value)) }
+      let written = member.value["confirmed"]?.intValue ?? 0
+      let age = max(driver.unixNanoseconds / 1_000_000_000 - Int64(written), 0)
+      catalog.restore(services, from: index, confirmed: driver.now.advanced(by: .seconds(-age)))
+      log.info(
+        "registry \(member.key): \(services.count) services are known from before, until it answers",
+        [("age_seconds", "\(age)")])
+    }
   }
 
   /// Begins to follow the catalog.
@@ -80,13 +82,11 @@ package final class SnapshotFile {
     save()
   }
 
-  private func save() {
-    guard isDirty else { return }
-    isDirty = false
-    let now = driver.now
+  /// What the registries said last.
+  package static func content(_ catalog: Catalog, _ driver: any Driver) -> JSONValue {
     let unixSeconds = driver.unixNanoseconds / 1_000_000_000
     var registries: [JSONValue.Member] = []
-    for (index, state) in catalog.states(now: now).enumerated() where state.phase != .waiting {
+    for (index, state) in catalog.states(now: driver.now).enumerated() where state.phase != .waiting {
       let confirmed = unixSeconds - state.age.saturatingNanoseconds / 1_000_000_000
       registries.append(
         .init(
@@ -96,9 +96,14 @@ package final class SnapshotFile {
             "services": .array(catalog.content(of: index).map { $0.json() }),
           ]))
     }
+    return .object([.init("format", JSONValue(format)), .init("registries", .object(registries))])
+  }
+
+  private func save() {
+    guard isDirty else { return }
+    isDirty = false
     let text = ByteBuffer(capacity: 64 << 10)
-    JSONValue.object([.init("format", JSONValue(Self.format)), .init("registries", .object(registries))])
-      .write(into: text)
+    Self.content(catalog, driver).write(into: text)
     do throws(DriverError) {
       try driver.writeFile(path, Array(text.bytes), mode: 0o600)
       hasFailed = false

@@ -99,6 +99,8 @@ open class ByteStream {
   /// The peer's address; nil for an unnamed Unix socket.
   open var peerAddress: SocketAddress? { nil }
   open var localAddress: SocketAddress? { nil }
+  /// The peer has shown a certificate of an authority that was named for that.
+  open var peerIsCertified: Bool { false }
 }
 
 /// A listening socket. Closing it leaves accepted streams alone.
@@ -108,4 +110,9 @@ open class Listener {
   open var address: SocketAddress { preconditionFailure("a driver overrides this") }
   /// Stops accepting. Twice is once. A Unix socket's path is removed.
   open func close() { preconditionFailure("a driver overrides this") }
+  /// The socket's number in this process, for one that is to take it over; nil: that cannot be done here.
+  open var descriptor: Int32? { nil }
+  /// Stops accepting and leaves the socket to another process that has it too: whoever waits in its queue is accepted there,
+  /// and a Unix socket's path stays. Twice, or after `close`, is once.
+  open func leave() { close() }
 }

@@ -43,6 +43,9 @@ public protocol Mailbox: Sendable {
 public protocol Driver: AnyObject {
   /// The loop's time, read once per turn: free to ask.
   var now: Instant { get }
+  /// Nanoseconds that the loop's thread has used the processor: for measuring what a turn costs, whoever else the machine
+  /// works for. Costs a system call.
+  var processorNanoseconds: Int64 { get }
   /// Wall-clock time in nanoseconds since 1970, for what people and peers read. Never for deadlines.
   var unixNanoseconds: Int64 { get }
   var random: SeededRandom { get set }
@@ -56,6 +59,8 @@ public protocol Driver: AnyObject {
   /// after that. `sharedPort` lets several loops bind the same port (SO_REUSEPORT).
   func listen(on address: SocketAddress, sharedPort: Bool, onAccept: @escaping (ByteStream) -> Void)
     throws(DriverError) -> Listener
+  /// Listens at a socket that this process was started with; `descriptor` is its number, and stays open beside ours.
+  func listen(inheriting descriptor: Int32, onAccept: @escaping (ByteStream) -> Void) throws(DriverError) -> Listener
   /// Dials. The handler hears `streamOpened` or `streamClosed` in a later turn; the caller times it with a timer.
   func connect(to address: SocketAddress, handler: any StreamHandler) -> ByteStream
   /// Binds a UDP socket. `sharedPort` sets SO_REUSEADDR and SO_REUSEPORT, as mDNS needs on 5353.
@@ -66,6 +71,17 @@ public protocol Driver: AnyObject {
   /// Runs `work` at the end of this turn or in the next, never from inside the call.
   func later(_ work: @escaping () -> Void)
   func interfaces() -> [NetworkInterface]
+}
+
+extension Driver {
+  /// Of a loop whose turns take no time, which is what a simulated one has.
+  public var processorNanoseconds: Int64 { 0 }
+  /// Of one whose process is never taken over.
+  public func listen(
+    inheriting descriptor: Int32, onAccept: @escaping (ByteStream) -> Void
+  ) throws(DriverError) -> Listener {
+    throw DriverError(operation: "listen", code: "ENOTSUP", message: "no sockets are inherited here")
+  }
 }
 
 /// A change of a watched file or folder.
@@ -92,6 +108,14 @@ public struct ChildExit: Equatable, Sendable {
   }
 }
 
+/// A log file: bytes are added at its end.
+public protocol AppendFile: AnyObject {
+  /// Adds as much as goes without waiting for whoever reads; how much that was.
+  func append(_ bytes: UnsafeRawBufferPointer) throws(DriverError) -> Int
+  /// Twice is once.
+  func close()
+}
+
 /// What only the control loop needs: signals, files and processes. File calls block for as long as the disk takes.
 public protocol HostDriver: Driver {
   /// Calls `handler` on the loop each time the process gets signal `number`.
@@ -103,6 +127,8 @@ public protocol HostDriver: Driver {
   /// Writes beside the path and renames over it, so that a reader sees the old bytes or the new, never a part.
   func writeFile(_ path: String, _ bytes: [UInt8], mode: UInt32) throws(DriverError)
   func removeFile(_ path: String) throws(DriverError)
+  /// Opens a file for adding to it, making it where it is not there; `/dev/stdout` and `/dev/stderr` are our own.
+  func openAppend(_ path: String) throws(DriverError) -> any AppendFile
   /// Names of a folder's entries, sorted.
   func listFolder(_ path: String) throws(DriverError) -> [String]
   func makeFolder(_ path: String, mode: UInt32) throws(DriverError)
@@ -122,11 +148,17 @@ public protocol HostDriver: Driver {
   var hostName: String { get }
   /// Resident memory of this process, in bytes.
   var residentBytes: Int { get }
+  /// Gives memory that was freed back to the system, which takes some milliseconds.
+  func releaseFreeMemory()
 }
 
 /// Answers for a host of one user without an environment, which is what a simulated one is.
 extension HostDriver {
   public func makePrivateFolder(_ path: String) throws(DriverError) { try makeFolder(path, mode: 0o700) }
   public var userID: UInt32 { 0 }
+  public func releaseFreeMemory() {}
+  public func openAppend(_ path: String) throws(DriverError) -> any AppendFile {
+    throw DriverError(operation: "open \(path)", code: "ENOTSUP", message: "this host has no log files")
+  }
   public func environmentVariable(_ name: String) -> String? { nil }
 }

@@ -107,6 +107,21 @@ public enum SocketAddress: Hashable, Sendable, CustomStringConvertible {
     self = .ipv6(high: high, low: low, zone: zone, port: port)
   }
 
+  /// Four bytes in network order, or sixteen, in which IPv4 may be mapped (RFC 4291 §2.5.5.2); nil for other counts.
+  package init?(bytes: some Collection<UInt8>, port: UInt16) {
+    switch bytes.count {
+    case 4: self = .ipv4(address: bytes.reduce(0) { $0 &<< 8 | UInt32($1) }, port: port)
+    case 16:
+      let high = bytes.prefix(8).reduce(0 as UInt64) { $0 &<< 8 | UInt64($1) }
+      let low = bytes.dropFirst(8).reduce(0 as UInt64) { $0 &<< 8 | UInt64($1) }
+      self =
+        high == 0 && low >> 32 == 0xFFFF
+        ? .ipv4(address: UInt32(truncatingIfNeeded: low), port: port)
+        : .ipv6(high: high, low: low, zone: 0, port: port)
+    default: return nil
+    }
+  }
+
   /// Splits at the last colon, as go-micro does; brackets around an IPv6 host are removed. Nil without a valid port.
   public static func splitHostPort(_ text: String) -> (host: String, port: UInt16)? {
     guard let colon = text.utf8.lastIndex(of: UInt8(ascii: ":")) else { return nil }

@@ -31,6 +31,9 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   /// How long a caller that broke a rule may go on sending before it is cut off, in nanoseconds.
   private static let lingerTime: Int64 = 2_000_000_000
+  /// How long a connection between messages is kept for another process's sake, which takes new ones already: long enough
+  /// that a caller who is about to use it finds it there, and hears that it ends.
+  private static let handOverIdleTime: Int64 = 5_000_000_000
 
   final var listIndex = -1
   final let worker: Worker
@@ -60,8 +63,14 @@ class CallerConnection: StreamHandler, ListedConnection {
   final private(set) var requestStarted: Instant
   /// Whether another message may follow; as the message at hand and a drain have it.
   final var keepAlive = true
+  /// Whether the caller itself would send another message on this connection.
+  private var callerStays = true
+  /// The last message answered was one of the framework's.
+  private var speaksFrames = false
   /// The framework's message being answered, if it is one.
   final var frame: FrameRequest?
+  /// What is noted of the message being answered, for those who watch.
+  final var observed = CallNotes()
   /// What the ranges of `frame` point into.
   final private(set) var notes: ByteBuffer?
 
@@ -94,7 +103,7 @@ class CallerConnection: StreamHandler, ListedConnection {
   /// The caller broke a rule of HTTP, or fell silent inside a message: writes the answer with `send`.
   func answerMalformed(_ error: WireError) { preconditionFailure("a subclass overrides this") }
   /// A stream of this connection is over, or has failed before it began and is not answered with `send`.
-  func recordStream(_ outcome: MetricOutcome) { preconditionFailure("a subclass overrides this") }
+  func recordStream(_ outcome: MetricOutcome, _ call: StreamCall) { preconditionFailure("a subclass overrides this") }
   /// The connection ends while a message is being answered.
   func cancelAnswer() { preconditionFailure("a subclass overrides this") }
   /// The caller understands an interim answer to the message being answered.
@@ -226,14 +235,16 @@ class CallerConnection: StreamHandler, ListedConnection {
           let head = reader.head(worker.readers)
           state = .answering
           requestStarted = worker.driver.now
-          keepAlive = head.keepAlive && !worker.isDraining
+          callerStays = head.keepAlive
+          keepAlive = callerStays && !worker.isDraining
           received(head, body)
           reader.finishMessage(worker.readers)
         case .streaming(let firstBytes):
           let head = reader.head(worker.readers)
           state = .answering
           requestStarted = worker.driver.now
-          keepAlive = head.keepAlive && !worker.isDraining
+          callerStays = head.keepAlive
+          keepAlive = callerStays && !worker.isDraining
           bodyIsOver = false
           feed = .body
           if head.expectsContinue { stream.write("HTTP/1.1 100 Continue\r\n\r\n") }
@@ -294,7 +305,7 @@ class CallerConnection: StreamHandler, ListedConnection {
     starting = nil
     running = stream
     self.feed = feed
-    if worker.isDraining { later { $0.running?.connectionDraining() } }
+    if worker.isDraining, !worker.isHandingOver { later { $0.running?.connectionDraining() } }
     if ahead != nil || hasEnded || isPaused { later { $0.goOn() } }
   }
 
@@ -408,12 +419,13 @@ class CallerConnection: StreamHandler, ListedConnection {
   final func send(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) {
     if !stream.isCarried { worker.metrics.add(.bytesToCallers, head.count &+ body.count) }
     let written = stream.write(head, body)
+    speaksFrames = frame != nil
     releaseFrame()
     guard state == .answering else { return }
     starting = nil
     if !bodyIsOver { return linger() }
     running = nil
-    if !keepAlive || worker.isDraining || hasEnded && ahead == nil && !isConsuming {
+    if isLastAnswer || hasEnded && ahead == nil && !isConsuming {
       close()
       return
     }
@@ -432,6 +444,13 @@ class CallerConnection: StreamHandler, ListedConnection {
     }
   }
 
+  /// No message is taken after the answer that was just given. While another process takes over, clients of the framework
+  /// are told so but do not listen, and would lose their next call: they are served until they leave by themselves.
+  private var isLastAnswer: Bool {
+    if worker.isHandingOver, speaksFrames, callerStays { return false }
+    return !keepAlive || worker.isDraining
+  }
+
   final func send(_ message: ByteBuffer) { send(message.bytes, UnsafeRawBufferPointer(start: nil, count: 0)) }
 
   /// The message wants no answer.
@@ -444,7 +463,7 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   /// A reply is out. What came meanwhile is next.
   private func readyForNext() {
-    if !keepAlive || worker.isDraining || hasEnded && ahead == nil {
+    if isLastAnswer || hasEnded && ahead == nil {
       close()
     } else if ahead != nil {
       consumeAhead()
@@ -481,10 +500,11 @@ class CallerConnection: StreamHandler, ListedConnection {
     let out = worker.scratch
     out.removeAll()
     do throws(WireError) {
-      try FrameServer.encodeReply(to: frame, notes: notes, payload: payload, into: out)
+      try FrameServer.encodeReply(to: frame, notes: notes, payload: payload, extraFields: lastWords, into: out)
     } catch {
       FrameServer.encodeReplyError(
-        to: frame, notes: notes, error: SidecarError(error, kind: .badUpstreamReply, id: id), into: out)
+        to: frame, notes: notes, error: SidecarError(error, kind: .badUpstreamReply, id: id), extraFields: lastWords,
+        into: out)
     }
     send(out)
   }
@@ -492,9 +512,15 @@ class CallerConnection: StreamHandler, ListedConnection {
   final func sendFrameError(_ frame: FrameRequest, _ notes: ByteBuffer, _ error: SidecarError) {
     let out = worker.scratch
     out.removeAll()
-    FrameServer.encodeReplyError(to: frame, notes: notes, error: error, into: out)
+    FrameServer.encodeReplyError(to: frame, notes: notes, error: error, extraFields: lastWords, into: out)
     send(out)
   }
+
+  /// What a reply to a frame says besides.
+  private var lastWords: UnsafeRawBufferPointer { worker.isDraining ? FrameServer.closeField : replyFields }
+
+  /// Header lines of every reply to a frame.
+  var replyFields: UnsafeRawBufferPointer { .none }
 
   private func releaseFrame() {
     frame = nil
@@ -560,9 +586,11 @@ class CallerConnection: StreamHandler, ListedConnection {
 
   final func abort() { stream.reset() }
 
-  /// Draining: an idle connection ends now, a busy one after its reply.
+  /// Draining: an idle connection ends now, a busy one after its reply. While another process takes over, an idle one ends
+  /// after its next reply, which says so, or when none comes for a while; streams go on.
   final func closeWhenIdle() {
     keepAlive = false
+    if worker.isHandingOver { return }
     if state == .streaming { running?.connectionDraining() }
     if state == .reading, reader.isBetweenMessages, ahead == nil { close() }
   }
@@ -571,7 +599,8 @@ class CallerConnection: StreamHandler, ListedConnection {
     let quiet = now.nanoseconds(since: lastActivity)
     switch state {
     case .reading where reader.isBetweenMessages:
-      if quiet > idleTimeout { close() }
+      let isShort = worker.isHandingOver && !speaksFrames
+      if quiet > (isShort ? min(idleTimeout, Self.handOverIdleTime) : idleTimeout) { close() }
     case .reading:
       guard quiet > worker.settings.messageTimeout else { return }
       refuse(WireError("the request was not complete after \(quiet / 1_000_000) ms of silence", status: 408))

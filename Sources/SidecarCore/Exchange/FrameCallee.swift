@@ -65,7 +65,7 @@ final class FrameCallee: StreamCallee, StreamHandler {
       worker.driver.later { [self] in
         end(
           SidecarError(
-            .overloaded, "\(UpstreamTarget.connectionsMax) connections to \(target.hostHeader.text) are busy"))
+            .overloaded, "\(target.connectionsMax) connections to \(target.hostHeader.text) are busy"))
       }
       return
     }
@@ -201,7 +201,11 @@ final class FrameCallee: StreamCallee, StreamHandler {
       pass(UnsafeRawBufferPointer(rebasing: body[range]), format)
     case .translated(let json): pass(json.bytes, .json)
     case .endOfStream: end(nil)
-    case .failed(let error): end(probes > 0 && FrameClient.isEndProbeAnswer(error) ? nil : explained(error))
+    case .failed(var error):
+      if probes > 0, FrameClient.isEndProbeAnswer(error) { return end(nil) }
+      error = explained(error)
+      error.isUnbegun = head.first(.xMicroUnbegun) != nil
+      end(error)
     }
   }
 

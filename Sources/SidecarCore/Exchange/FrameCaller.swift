@@ -68,7 +68,7 @@ final class FrameCaller: StreamCaller, ConnectionStream {
   /// A framework client closes when it wants no more: up to v1.8 that is its only way to say so.
   func connectionEnded() {
     guard state == .relaying else { return finish() }
-    connection.recordStream(.failed(.cancelled))
+    connection.recordStream(.failed(.cancelled), call)
     call.cancel()
     finish()
   }
@@ -108,7 +108,7 @@ final class FrameCaller: StreamCaller, ConnectionStream {
 
   func calleeEnded(_ call: StreamCall, _ error: SidecarError?, trailers: UnsafeRawBufferPointer) {
     guard state == .starting || state == .relaying, let notes = connection.notes else { return }
-    connection.recordStream(error.map { .failed($0.kind) } ?? .ok)
+    connection.recordStream(error.map { .failed($0.kind) } ?? .ok, call)
     if state == .starting {
       state = .over
       releaseFirst()
@@ -136,7 +136,7 @@ final class FrameCaller: StreamCaller, ConnectionStream {
     guard state == .starting || state == .relaying else { return finish() }
     call.cancel()
     connection.keepAlive = false
-    connection.recordStream(.failed(error.kind))
+    connection.recordStream(.failed(error.kind), call)
     if let notes = connection.notes {
       if state == .starting {
         state = .over
@@ -185,7 +185,7 @@ final class FrameCaller: StreamCaller, ConnectionStream {
     state = .over
     releaseFirst()
     guard wasRunning else { return }
-    connection.recordStream(.failed(.cancelled))
+    connection.recordStream(.failed(.cancelled), call)
     call.cancel()
   }
 }

@@ -184,7 +184,9 @@ final class GRPCCallee: StreamCallee, GRPCClientUser, DescriptionWaiter {
     isOver = true
     self.stream = nil
     dropReplay()
-    call.calleeEnded(failure.map { explained($0) }, trailers: trailers)
+    var error = failure.map { explained($0) }
+    error?.isUnbegun = stream.isUnbegun
+    call.calleeEnded(error, trailers: trailers, reported: stream.reportedLoad)
   }
 
   private func explained(_ failure: GRPCFailure) -> SidecarError {

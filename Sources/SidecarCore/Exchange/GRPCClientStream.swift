@@ -46,6 +46,10 @@ final class GRPCClientStream: HTTP2UpstreamUser, HTTP2StreamHandler {
   /// What the end said, once it is known; the inner nil is OK.
   private var outcome: GRPCFailure??
   private var trailers: ByteBuffer?
+  /// The node's sidecar has let nothing of the call through to its app.
+  private(set) var isUnbegun = false
+  /// How busy the node's app is, as its sidecar says.
+  private(set) var reportedLoad: Float?
   private var isPaused = false
   private var resumeIsDue = false
   /// Bytes that came while the user held back.
@@ -215,6 +219,8 @@ final class GRPCClientStream: HTTP2UpstreamUser, HTTP2StreamHandler {
   private func keepTrailers(_ fields: HTTP2Fields) {
     let buffer = trailers ?? worker.readers.buffers.take()
     trailers = buffer
+    isUnbegun = fields.first("x-micro-unbegun") != nil
+    reportedLoad = fields.first("x-micro-load").flatMap { LoadReport.value($0) }
     GRPCMetadata.append(from: fields, source: .framework, into: buffer)
   }
 

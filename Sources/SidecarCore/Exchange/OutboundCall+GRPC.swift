@@ -5,9 +5,15 @@ extension OutboundCall: GRPCClientUser {
   func grpcReady(_ stream: GRPCClientStream) {
     guard stream === self.stream, let request else { return }
     GRPCNaming.withServicePath(service?.nameBytes.span ?? .none, endpoint.span, worker.scratch) { path in
+      let metadata = request.bytes(metadata)
       stream.begin(
-        path: path, format: sentFormat, timeout: timeLeft, metadata: request.bytes(metadata),
-        fill: { GRPCNaming.appendFramework(to: $0, format: sentFormat, timeout: timeLeft, from: worker.settings) })
+        path: path, format: sentFormat, timeout: timeLeft, metadata: metadata,
+        fill: {
+          GRPCNaming.appendFramework(to: $0, format: sentFormat, timeout: timeLeft, from: worker.settings)
+          if policy.values.priority != .normal, !HeaderLines.contain("micro-priority", metadata) {
+            $0.append("micro-priority") { $0.append(policy.values.priority.word) }
+          }
+        })
     }
     _ = stream.send(translated?.bytes ?? jsonPayload(request.bytes(payload)))
     stream.finishSending()
@@ -41,9 +47,11 @@ extension OutboundCall: GRPCClientUser {
 
   func grpcEnded(_ stream: GRPCClientStream, _ failure: GRPCFailure?, trailers: UnsafeRawBufferPointer) {
     guard stream === self.stream else { return }
-    if let failure { return failed(explained(failure)) }
+    if let failure {
+      return failed(explained(failure), isUnbegun: stream.isUnbegun, reported: stream.reportedLoad)
+    }
     guard let streamReply else { return failed(badReply("no message, and yet OK")) }
-    succeeded(streamReply)
+    succeeded(streamReply, reported: stream.reportedLoad)
   }
 
   func grpcFailed(_ stream: GRPCClientStream, _ failure: UpstreamFailure) {

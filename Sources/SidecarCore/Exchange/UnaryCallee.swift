@@ -39,7 +39,8 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
 
   func finishSending() {
     guard !isOver else { return }
-    let limit = worker.driver.now.advanced(byNanoseconds: worker.settings.requestTimeout)
+    let policy: EndpointPolicy? = if case .service(let route) = call.target { route.policy(worker) } else { nil }
+    let limit = worker.driver.now.advanced(byNanoseconds: policy?.values.timeout ?? worker.settings.requestTimeout)
     let deadline = min(call.deadline, limit)
     let metadata = call.metadata?.bytes ?? .none
     let payload = message?.bytes ?? .none
@@ -48,13 +49,15 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
       let outbound = worker.takeCall()
       let request = worker.readers.buffers.take()
       outbound.request = request
-      outbound.service = route.service
-      outbound.endpoint = route.endpoint
-      outbound.routing = route.routing
+      outbound.isIdempotent = HeaderLines.contain("idempotency-key", metadata)
+      outbound.setRoute(route)
+      outbound.wish = call.wish
+      outbound.hints = call.hints
       outbound.format = message == nil ? call.replyFormat : format
       outbound.audience = call.audience
       outbound.isJSONRPC = call.isJSONRPC
       outbound.deadline = deadline
+      outbound.span = call.span
       request.append(metadata)
       outbound.metadata = 0..<request.count
       request.append(payload)
@@ -105,12 +108,14 @@ final class UnaryCallee: StreamCallee, CallOwner, AppCallOwner {
 
   func callReplied(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer, format: PayloadFormat) {
     outbound = nil
+    self.call.note(call)
     _ = self.call.calleeSent(payload, format)
     end(nil)
   }
 
   func callFailed(_ call: OutboundCall, _ error: SidecarError) {
     outbound = nil
+    self.call.note(call)
     end(error)
   }
 

@@ -10,7 +10,7 @@ protocol AppCallOwner: AnyObject {
   func failed(_ error: SidecarError)
 }
 
-final class AppCall: UpstreamUser {
+final class AppCall: UpstreamUser, AppGateWaiter {
   /// Bytes of an app's error body that go into an error's detail.
   static let detailMax = 4096
 
@@ -28,6 +28,9 @@ final class AppCall: UpstreamUser {
   private var isRunning = false
   private var freshOnly = false
   private var startedAt = Instant(nanoseconds: 0)
+  private var place = AppPlace()
+  /// How the call ended, as `Worker.leaveApp` wants to know it.
+  private var hasAnswer: Bool?
   private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
 
   init(worker: Worker, owner: any AppCallOwner, app: UpstreamTarget) {
@@ -48,7 +51,7 @@ final class AppCall: UpstreamUser {
     if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
       HTTP1Writer.field("Micro-From-Service", from, to: out)
     }
-    finishRequest(out, payload)
+    finishRequest(out, endpoint, payload)
   }
 
   /// The same with `metadata` as header lines that may be forwarded.
@@ -58,7 +61,7 @@ final class AppCall: UpstreamUser {
   ) {
     guard let out = startRequest(endpoint, format, payload, timeout) else { return }
     out.append(metadata)
-    finishRequest(out, payload)
+    finishRequest(out, endpoint, payload)
   }
 
   private func startRequest(
@@ -100,7 +103,10 @@ final class AppCall: UpstreamUser {
     out.append("\r\n")
   }
 
-  private func finishRequest(_ out: ByteBuffer, _ payload: UnsafeRawBufferPointer) {
+  private func finishRequest(
+    _ out: ByteBuffer, _ endpoint: UnsafeRawBufferPointer, _ payload: UnsafeRawBufferPointer
+  ) {
+    let verdict = worker.enterApp(self, &place, endpoint, out.bytes)
     var body = translated?.bytes ?? payload
     if body.isEmpty, appFormat == .json { body = emptyObject }
     HTTP1Writer.contentLength(body.count, to: out)
@@ -108,7 +114,11 @@ final class AppCall: UpstreamUser {
     out.append(body)
     if let translated { worker.readers.buffers.give(translated) }
     translated = nil
-    connect()
+    switch verdict {
+    case .admitted: connect()
+    case .waits: break
+    case .refused(let error): worker.driver.later { [self] in fail(error) }
+    }
   }
 
   private var emptyObject: UnsafeRawBufferPointer {
@@ -141,7 +151,9 @@ final class AppCall: UpstreamUser {
       self.connection = connection
     case .full:
       worker.driver.later { [self] in
-        fail(SidecarError(.overloaded, "\(UpstreamTarget.connectionsMax) calls to the app are under way", id: errorID))
+        fail(
+          SidecarError(
+            .overloaded, "\(UpstreamTarget.connectionsMaxDefault) calls to the app are under way", id: errorID))
       }
     }
   }
@@ -156,13 +168,28 @@ final class AppCall: UpstreamUser {
     finish()
   }
 
+  // MARK: AppGateWaiter
+
+  func appAdmitted() {
+    worker.appAdmitted(&place)
+    worker.driver.later { [self] in if isRunning { connect() } }
+  }
+
+  func appRefused(_ error: SidecarError) {
+    worker.appRefused(&place)
+    worker.driver.later { [self] in fail(error) }
+  }
+
   private func deadlinePassed() {
     let waited = worker.driver.now.nanoseconds(since: startedAt) / 1_000_000
-    fail(SidecarError(.deadlineExceeded, "the app did not answer within \(waited) ms", id: errorID))
+    let what = place.isWaiting ? "had no place for the call" : "did not answer"
+    hasAnswer = place.isWaiting ? nil : false
+    fail(SidecarError(.deadlineExceeded, "the app \(what) within \(waited) ms", id: errorID))
   }
 
   private func finish() {
     isRunning = false
+    worker.leaveApp(self, &place, hasAnswer: hasAnswer)
     timer.cancel()
     worker.callsInFlight -= 1
     if let connection {
@@ -191,6 +218,7 @@ final class AppCall: UpstreamUser {
   func upstreamReplied(_ connection: UpstreamConnection, _ head: HTTP1Head, _ body: UnsafeRawBufferPointer) -> Bool {
     guard isRunning else { return false }
     self.connection = nil
+    hasAnswer = true
     guard (200..<300).contains(head.status) else {
       let error = Self.appError(head.status, body, id: errorID)
       fail(head.status == 415 && method == nil ? explained(error) : error)

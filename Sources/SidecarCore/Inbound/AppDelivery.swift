@@ -27,7 +27,7 @@ extension Worker {
 }
 
 /// What the deliveries of both kinds of frames have in common: a buffered request, a deadline, one end.
-class BufferedDelivery {
+class BufferedDelivery: AppGateWaiter {
   unowned(unsafe) final let worker: Worker
   final let app: UpstreamTarget
   private weak var owner: (any AppCallOwner)?
@@ -41,6 +41,9 @@ class BufferedDelivery {
   final private(set) var deadline = Instant.distantFuture
   final private(set) var isRunning = false
   private var startedAt = Instant(nanoseconds: 0)
+  private var place = AppPlace()
+  /// How the call ended, as `Worker.leaveApp` wants to know it.
+  private var hasAnswer: Bool?
   private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
 
   init(worker: Worker, owner: any AppCallOwner, app: UpstreamTarget) {
@@ -69,7 +72,21 @@ class BufferedDelivery {
     buffer.append(payload)
     self.payload = self.metadata.upperBound..<buffer.count
     worker.timers.arm(timer, at: deadline)
-    connect()
+    switch worker.enterApp(self, &place, endpoint, metadata) {
+    case .admitted: connect()
+    case .waits: break
+    case .refused(let error): fail(later: error)
+    }
+  }
+
+  final func appAdmitted() {
+    worker.appAdmitted(&place)
+    worker.driver.later { [self] in if isRunning { connect() } }
+  }
+
+  final func appRefused(_ error: SidecarError) {
+    worker.appRefused(&place)
+    fail(later: error)
   }
 
   /// Begins the first attempt.
@@ -83,11 +100,14 @@ class BufferedDelivery {
 
   private func deadlinePassed() {
     let waited = worker.driver.now.nanoseconds(since: startedAt) / 1_000_000
-    fail(SidecarError(.deadlineExceeded, "the app did not answer within \(waited) ms", id: errorID))
+    let what = place.isWaiting ? "had no place for the call" : "did not answer"
+    hasAnswer = place.isWaiting ? nil : false
+    fail(SidecarError(.deadlineExceeded, "the app \(what) within \(waited) ms", id: errorID))
   }
 
   private func finish() {
     isRunning = false
+    worker.leaveApp(self, &place, hasAnswer: hasAnswer)
     timer.cancel()
     worker.callsInFlight -= 1
     abandon()
@@ -107,6 +127,7 @@ class BufferedDelivery {
 
   final func deliver(_ payload: UnsafeRawBufferPointer) {
     guard isRunning else { return }
+    hasAnswer = true
     finish()
     owner?.delivered(payload)
   }

@@ -16,7 +16,7 @@ final class FrameAppCall: BufferedDelivery, AppDelivery, UpstreamUser {
     case .full:
       fail(
         later: SidecarError(
-          .overloaded, "\(UpstreamTarget.connectionsMax) calls to the app are under way", id: errorID))
+          .overloaded, "\(UpstreamTarget.connectionsMaxDefault) calls to the app are under way", id: errorID))
     }
   }
 

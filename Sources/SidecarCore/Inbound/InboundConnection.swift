@@ -35,9 +35,12 @@ final class InboundConnection: CallerConnection, AppCallOwner {
   override func cancelAnswer() {
     guard let delivery else { return }
     self.delivery = nil
+    observed.status = SidecarError.Kind.cancelled.row.code
     record(.failed(.cancelled))
     delivery.cancel()
   }
+
+  override var replyFields: UnsafeRawBufferPointer { worker.appLoadLine }
 
   override func ended() { worker.remove(self) }
 
@@ -47,7 +50,11 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     return true
   }
 
-  override func recordStream(_ outcome: MetricOutcome) {
+  override func recordStream(_ outcome: MetricOutcome, _ call: StreamCall) {
+    if worker.observer != nil {
+      observed.note(call)
+      observed.status = outcome.kind?.row.code ?? 200
+    }
     if outcome == .ok { endpoint?.isReal = true }
     record(outcome)
   }
@@ -60,6 +67,10 @@ final class InboundConnection: CallerConnection, AppCallOwner {
 
   override func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
     endpoint = nil
+    if let observer = worker.observer {
+      observer.begin(&observed, head)
+      observed.bytesIn = body.count
+    }
     guard let request = decodeFrame(head, body), let notes else { return }
     switch request.kind {
     case .endOfStream:
@@ -84,13 +95,12 @@ final class InboundConnection: CallerConnection, AppCallOwner {
       fail(.noApp(worker.settings.serviceName))
       return
     }
-    guard worker.callsInFlight < worker.settings.callsMax else {
-      fail(
-        SidecarError(
-          .overloaded, "\(worker.settings.callsMax) calls are under way", id: worker.settings.serviceName))
+    if let refusal = worker.refusal(underWay: worker.callsInFlight) {
+      fail(SidecarError(.overloaded, refusal, id: worker.settings.serviceName))
       return
     }
     let payload = notes.map { request.payload(body, $0) } ?? .none
+    observed.tapped?.takeRequest(payload, worker.settings.tap)
     if worker.isAppStream(known, endpoint) {
       return startStream(request, endpoint, head, payload)
     }
@@ -99,12 +109,13 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     let delivery = worker.makeDelivery(to: app, for: self)
     self.delivery = delivery
     delivery.audience = request.jsonAudience
-    if let call = delivery as? AppCall {
+    if worker.observer != nil { observed.attempts = 1 }
+    if let call = delivery as? AppCall, !observed.isTraced {
       return call.start(endpoint: endpoint, format: request.format, payload: payload, head: head, timeout: timeout)
     }
     let metadata = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(metadata) }
-    Metadata.append(from: head, source: .framework, into: metadata)
+    Metadata.append(from: head, source: .framework, observed, into: metadata)
     if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
       HTTP1Writer.field("Micro-From-Service", from, to: metadata)
     }
@@ -118,7 +129,8 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     let call = StreamCall(worker: worker, target: .app(endpoint: FixedBytes(endpoint)))
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
-    Metadata.append(from: head, source: .framework, into: metadata)
+    Metadata.append(from: head, source: .framework, observed, into: metadata)
+    call.span = observed.span
     if let timeout = request.timeoutNanoseconds {
       call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)
     }
@@ -160,12 +172,18 @@ final class InboundConnection: CallerConnection, AppCallOwner {
   private func replied(_ payload: UnsafeRawBufferPointer) {
     guard let frame, let notes else { return close() }
     endpoint?.isReal = true
+    if worker.observer != nil {
+      observed.status = 200
+      observed.bytesOut = payload.count
+      observed.tapped?.takeReply(payload, worker.settings.tap)
+    }
     record(.ok)
     sendFrameReply(frame, notes, payload, id: worker.settings.serviceName)
   }
 
   private func fail(_ error: SidecarError) {
     guard let frame, let notes else { return close() }
+    observed.status = error.code
     record(.failed(error.kind))
     sendFrameError(frame, notes, error)
   }
@@ -175,6 +193,14 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     if outcome != .ok { worker.inboundErrors &+= 1 }
     let dialect = CallerForm(frame?.dialect ?? .micro)
     let handle = endpoint?.handle(dialect) ?? worker.inboundHandle
-    worker.metrics.record(handle, outcome, latency: worker.driver.now.nanoseconds(since: requestStarted))
+    let latency = worker.driver.now.nanoseconds(since: requestStarted)
+    worker.metrics.record(handle, outcome, latency: latency)
+    guard let observer = worker.observer else { return }
+    observer.end(
+      &observed,
+      CallEnd(
+        direction: .in, dialect: dialect.dialect, service: worker.settings.fromService.span,
+        endpoint: endpoint?.nameBytes.span ?? .none, outcome: outcome, latency: latency,
+        series: handle))
   }
 }

@@ -46,7 +46,8 @@ final class LinesApp: StreamCallee, StreamHandler {
     guard isCounted else {
       worker.driver.later { [self] in
         end(
-          SidecarError(.overloaded, "\(UpstreamTarget.connectionsMax) calls to the app are under way", id: errorID))
+          SidecarError(
+            .overloaded, "\(UpstreamTarget.connectionsMaxDefault) calls to the app are under way", id: errorID))
       }
       return
     }

@@ -58,7 +58,7 @@ final class WebSocketApp: StreamCallee, StreamHandler {
       worker.driver.later { [self] in
         guard case .dialling = state else { return }
         release()
-        call.calleeEnded(error(.overloaded, "\(UpstreamTarget.connectionsMax) calls to the app are under way"))
+        call.calleeEnded(error(.overloaded, "\(UpstreamTarget.connectionsMaxDefault) calls to the app are under way"))
       }
       return
     }

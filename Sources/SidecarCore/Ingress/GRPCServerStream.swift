@@ -30,6 +30,8 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
   private var inputEnded = false
   private var hasHead = false
   private var isOver = false
+  /// For those who watch.
+  private var observed = CallNotes()
 
   init(_ connection: GRPCServerConnection, _ stream: HTTP2Stream, _ format: PayloadFormat) {
     self.connection = connection
@@ -44,6 +46,7 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
 
   /// Starts the call, or ends the stream with an error.
   func begin(_ path: UnsafeRawBufferPointer, _ head: HTTP2Fields) {
+    worker.observer?.begin(&observed, head)
     guard let target = GRPCPath(path) else {
       return fail(
         SidecarError(
@@ -86,10 +89,9 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
     }
     let route = try worker.namedRoute(service, endpoint)
     self.route = route
-    start(
-      StreamCall(
-        worker: worker, target: .service(route)),
-      head, .http, deadline)
+    let call = StreamCall(worker: worker, target: .service(route))
+    call.wish.key = route.service.keyRule?.key(head)
+    start(call, head, .http, deadline)
   }
 
   private func beginInbound(
@@ -111,8 +113,10 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
 
   private func start(_ call: StreamCall, _ head: HTTP2Fields, _ source: Metadata.Source, _ deadline: Instant) {
     let metadata = worker.readers.buffers.take()
-    GRPCMetadata.append(from: head, source: source, into: metadata)
+    GRPCMetadata.append(from: head, source: source, observed, into: metadata)
+    call.span = observed.span
     call.metadata = metadata
+    call.takeHints { head.first($0) }
     call.replyFormat = format
     call.deadline = deadline
     call.assumesStream = false
@@ -246,6 +250,7 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
 
   func calleeEnded(_ call: StreamCall, _ error: SidecarError?, trailers: UnsafeRawBufferPointer) {
     self.call = nil
+    if worker.observer != nil { observed.note(call) }
     end(error, trailers)
   }
 
@@ -256,6 +261,7 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
   private func failCall(_ error: SidecarError) {
     let call = call
     self.call = nil
+    if worker.observer != nil, let call { observed.note(call) }
     end(error)
     call?.cancel()
   }
@@ -263,20 +269,27 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
   private func end(_ error: SidecarError?, _ trailers: UnsafeRawBufferPointer = .none) {
     guard !isOver else { return }
     isOver = true
+    observed.status = Int(error?.grpcStatus.rawValue ?? 0)
     record(error.map { .failed($0.kind) } ?? .ok)
     if hasHead {
       let list = connection.session.takeList()
-      GRPCTrailers.append(error, to: list)
-      GRPCMetadata.append(lines: trailers, to: list)
+      appendTrailers(error, trailers, to: list)
       stream.finish(trailers: list)
     } else {
       // Head and trailers in one, which says that there is no message.
       let list = makeHead()
-      GRPCTrailers.append(error, to: list)
-      GRPCMetadata.append(lines: trailers, to: list)
+      appendTrailers(error, trailers, to: list)
       stream.respond(list, ends: true)
     }
     release()
+  }
+
+  private func appendTrailers(_ error: SidecarError?, _ trailers: UnsafeRawBufferPointer, to list: HTTP2HeaderList) {
+    GRPCTrailers.append(error, to: list)
+    if connection.side == .framework, let load = worker.appLoad {
+      list.append("x-micro-load", isVarying: true) { LoadReport.append(load, to: $0) }
+    }
+    GRPCMetadata.append(lines: trailers, to: list)
   }
 
   /// The caller has left, or its connection has; or all is over.
@@ -284,6 +297,8 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
     if case .watch(let watch) = builtIn { connection.remove(watch) }
     guard !isOver else { return }
     isOver = true
+    if worker.observer != nil, let call { observed.note(call) }
+    observed.status = Int(GRPCStatus.cancelled.rawValue)
     record(.failed(.cancelled))
     let call = call
     self.call = nil
@@ -310,7 +325,17 @@ final class GRPCServerStream: HTTP2StreamHandler, StreamCaller {
       if outcome == .ok { endpoint?.isReal = true } else { worker.inboundErrors &+= 1 }
       handle = endpoint?.handle(.grpc) ?? worker.inboundHandle
     }
-    worker.metrics.record(handle, outcome, latency: worker.driver.now.nanoseconds(since: startedAt))
+    let latency = worker.driver.now.nanoseconds(since: startedAt)
+    worker.metrics.record(handle, outcome, latency: latency)
+    guard let observer = worker.observer else { return }
+    let isOut = connection.side == .app
+    observer.end(
+      &observed,
+      CallEnd(
+        direction: isOut ? .out : .in, dialect: CallerForm.grpc.dialect,
+        service: (isOut ? route?.service.nameBytes.span : worker.settings.fromService.span) ?? .none,
+        endpoint: (isOut ? route?.endpoint.span : endpoint?.nameBytes.span) ?? .none, outcome: outcome,
+        latency: latency, series: handle))
   }
 
   // MARK: What the sidecar answers itself

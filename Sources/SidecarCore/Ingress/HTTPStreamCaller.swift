@@ -179,7 +179,7 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
     case .replying: break
     }
     finish()
-    connection.recordStream(error.map { .failed($0.kind) } ?? .ok)
+    connection.recordStream(error.map { .failed($0.kind) } ?? .ok, call)
     writeEnd(error)
     connection.endStream()
   }
@@ -233,7 +233,7 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
     switch before {
     case .collecting, .silent: connection.answerStream(error: error, call)
     case .replying, .over:
-      connection.recordStream(.failed(error.kind))
+      connection.recordStream(.failed(error.kind), call)
       connection.keepAlive = false
       writeEnd(error)
       connection.endStream()
@@ -278,7 +278,7 @@ final class HTTPStreamCaller: StreamCaller, ConnectionStream {
   func connectionClosed() {
     guard state != .over else { return }
     finish()
-    connection.recordStream(.failed(.cancelled))
+    connection.recordStream(.failed(.cancelled), call)
     call.cancel()
   }
 }

@@ -35,8 +35,11 @@ extension IngressConnection {
     let call = StreamCall(worker: worker, target: target)
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
-    Metadata.append(from: head, source: .http, into: metadata)
+    call.span = observed.span
+    call.takeHints { head.first($0) }
+    Metadata.append(from: head, source: .http, observed, into: metadata)
     do throws(SidecarError) {
+      if case .service(let route) = target { try setWish(&call.wish, head, route.service) }
       if head.has(.timeout) || head.has(.requestTimeout) { call.deadline = try deadline(head) }
       return call
     } catch {
@@ -52,9 +55,12 @@ extension IngressConnection {
   ) {
     let call = StreamCall(worker: worker, target: route.target)
     call.assumesStream = false
+    call.wish.key = route.service.keyRule?.key(head)
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
-    Metadata.append(from: head, source: .framework, into: metadata)
+    call.span = observed.span
+    call.takeHints { head.first($0) }
+    Metadata.append(from: head, source: .framework, observed, into: metadata)
     if let timeout = request.timeoutNanoseconds {
       call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)
     }
@@ -87,6 +93,7 @@ extension IngressConnection {
 
   /// The stream failed before its reply had begun.
   func answerStream(error: SidecarError, _ call: StreamCall) {
+    if worker.observer != nil { observed.note(call) }
     switch state {
     case .answering: reply(error: error)
     case .streaming:

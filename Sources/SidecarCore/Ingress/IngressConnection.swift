@@ -40,6 +40,8 @@ final class IngressConnection: CallerConnection, CallOwner {
   override func cancelAnswer() {
     guard let call else { return }
     self.call = nil
+    if worker.observer != nil { observed.note(call) }
+    observed.status = SidecarError.Kind.cancelled.row.code
     record(.failed(.cancelled))
     call.cancel()
   }
@@ -58,7 +60,12 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   // MARK: Requests
 
-  private func startRequest(_ head: HTTP1Head) {
+  private func startRequest(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
+    if let observer = worker.observer {
+      observer.begin(&observed, head)
+      observed.bytesIn = body.count
+      observed.tapped?.takeRequest(body, worker.settings.tap)
+    }
     isHTTP10 = head.minorVersion == 0
     isHEAD = head.method == .head
     form = .path
@@ -70,7 +77,8 @@ final class IngressConnection: CallerConnection, CallOwner {
   }
 
   override func received(_ head: HTTP1Head, _ body: UnsafeRawBufferPointer) {
-    startRequest(head)
+    startRequest(head, body)
+    guard mayAsk(head) else { return }
     if head.method == .options {
       reply(APIReply(status: 200))
       return
@@ -96,6 +104,10 @@ final class IngressConnection: CallerConnection, CallOwner {
       if ASCIIText.equals(path, "/rpc") { return receivedRPC(head, body) }
       if ASCIIText.equals(path, "/registry") { return receivedRegistry(head, body, query) }
       if ASCIIText.equals(path, "/health") { return ask(.appHealth) }
+      if ASCIIText.equals(path, "/stats"), head.method == .get {
+        return ask(.stats(isJSON: ASCIIText.equals(Self.mediaType(head.first(.contentType)), "application/json")))
+      }
+      if ASCIIText.equals(path, "/explain") { return receivedExplain(head, query) }
       if ASCIIText.equals(path, "/broker") {
         return reply(error: SidecarError(.unsupportedNodeDialect, "/broker is not in this version"))
       }
@@ -117,10 +129,25 @@ final class IngressConnection: CallerConnection, CallOwner {
     return (service, endpoint)
   }
 
+  /// Browsers only, which send one of these fields with every request of a page: a name that a page's owner made point here
+  /// (DNS rebinding) is none of ours, and by it any page would be of the same origin. Other callers may use any name.
+  private func mayAsk(_ head: HTTP1Head) -> Bool {
+    guard head.has(.origin) || head.has(.referer) || head.first("Sec-Fetch-Site") != nil else { return true }
+    guard let host = head.first(.host), !worker.settings.hosts.knows(host) else { return true }
+    var error = SidecarError(
+      .badRequest,
+      "pages may not reach the sidecar by the name \(String(decoding: host.prefix(200), as: UTF8.self)); use localhost or an address, or name it in MICRO_SIDECAR_HOSTS"
+    )
+    error.code = 421
+    reply(error: error, status: 421)
+    return false
+  }
+
   override func receivedStreaming(
     _ head: HTTP1Head, _ firstBytes: UnsafeRawBufferPointer
   ) -> (any ConnectionStream)? {
-    startRequest(head)
+    startRequest(head, .none)
+    guard mayAsk(head) else { return nil }
     let target = Self.originForm(head.target)
     let path = UnsafeRawBufferPointer(
       rebasing: target[..<(target.firstIndex(of: UInt8(ascii: "?")) ?? target.endIndex)])
@@ -199,16 +226,17 @@ final class IngressConnection: CallerConnection, CallOwner {
     let call = worker.takeCall()
     let request = worker.readers.buffers.take()
     call.request = request
-    call.service = route.service
-    call.endpoint = route.endpoint
-    call.routing = route.routing
     call.isIdempotent = head.method == .get || head.method == .head || head.has(.idempotencyKey)
-    Metadata.append(from: head, source: .http, into: request)
+    call.setRoute(route)
+    call.span = observed.span
+    call.hints = .read(call.policy, worker) { head.first($0) }
+    Metadata.append(from: head, source: .http, observed, into: request)
     call.metadata = 0..<request.count
     do throws(SidecarError) {
+      try setWish(&call.wish, head, route.service)
       (call.format, call.isQuery) = try appendPayload(head, body, query, to: request)
       call.payload = call.metadata.upperBound..<request.count
-      call.deadline = try deadline(head)
+      call.deadline = try deadline(head, call.policy)
     } catch {
       call.discard()
       reply(error: error)
@@ -262,7 +290,21 @@ final class IngressConnection: CallerConnection, CallOwner {
     return (.json, false)
   }
 
-  override func recordStream(_ outcome: MetricOutcome) { record(outcome) }
+  /// What a plain HTTP caller says about the node. Errors: `X-Micro-Select` is malformed.
+  func setWish(
+    _ wish: inout NodeSet.Wish, _ head: HTTP1Head, _ service: ServiceTable
+  ) throws(SidecarError) {
+    if let rule = service.keyRule { wish.key = rule.key(head) }
+    if let conditions = head.first(.xMicroSelect) { wish.filter = try NodeFilter(header: conditions) }
+  }
+
+  override func recordStream(_ outcome: MetricOutcome, _ call: StreamCall) {
+    if worker.observer != nil {
+      observed.note(call)
+      observed.status = outcome.kind?.row.code ?? 200
+    }
+    record(outcome)
+  }
 
   private func appendJSON(_ body: UnsafeRawBufferPointer, to request: ByteBuffer) throws(SidecarError) {
     if body.isEmpty {
@@ -286,8 +328,8 @@ final class IngressConnection: CallerConnection, CallOwner {
   }
 
   /// `Timeout` is in seconds on this side (toolkit v0.15); a fraction is allowed. The configured time is the most.
-  func deadline(_ head: HTTP1Head) throws(SidecarError) -> Instant {
-    let limit = worker.settings.requestTimeout
+  func deadline(_ head: HTTP1Head, _ policy: EndpointPolicy? = nil) throws(SidecarError) -> Instant {
+    let limit = policy?.values.timeout ?? worker.settings.requestTimeout
     guard let value = head.first(.timeout) ?? head.first(.requestTimeout) else {
       return worker.driver.now.advanced(byNanoseconds: limit)
     }
@@ -342,11 +384,11 @@ final class IngressConnection: CallerConnection, CallOwner {
         return
       }
       self.route = route
-      call.service = route.service
-      call.endpoint = route.endpoint
-      call.routing = route.routing
+      call.setRoute(route)
+      call.hints = .read(call.policy, worker) { head.first($0) }
     }
-    Metadata.append(from: head, source: .http, into: request)
+    call.span = observed.span
+    Metadata.append(from: head, source: .http, observed, into: request)
     call.metadata = 0..<request.count
     if let decoded = rpc.decoded {
       request.append(decoded)
@@ -356,7 +398,10 @@ final class IngressConnection: CallerConnection, CallOwner {
       request.append(UnsafeRawBufferPointer(rebasing: body[rpc.request]))
     }
     call.payload = call.metadata.upperBound..<request.count
-    do throws(SidecarError) { call.deadline = try deadline(head) } catch {
+    do throws(SidecarError) {
+      if let route { try setWish(&call.wish, head, route.service) }
+      call.deadline = try deadline(head, call.policy)
+    } catch {
       call.discard()
       reply(error: error)
       return
@@ -395,17 +440,18 @@ final class IngressConnection: CallerConnection, CallOwner {
     let call = worker.takeCall()
     let buffer = worker.readers.buffers.take()
     call.request = buffer
-    call.service = route.service
-    call.endpoint = route.endpoint
-    call.routing = route.routing
+    call.setRoute(route)
+    call.hints = .read(call.policy, worker) { head.first($0) }
     call.format = request.format
     call.isJSONRPC = request.codec == .jsonRPC
     call.audience = request.jsonAudience
-    Metadata.append(from: head, source: .framework, into: buffer)
+    call.wish.key = route.service.keyRule?.key(head)
+    call.span = observed.span
+    Metadata.append(from: head, source: .framework, observed, into: buffer)
     call.metadata = 0..<buffer.count
     buffer.append(request.payload(body, notes))
     call.payload = call.metadata.upperBound..<buffer.count
-    let limit = worker.settings.requestTimeout
+    let limit = call.policy.values.timeout ?? worker.settings.requestTimeout
     call.deadline = worker.driver.now.advanced(byNanoseconds: min(request.timeoutNanoseconds ?? limit, limit))
     self.call = call
     call.start(for: self)
@@ -423,6 +469,7 @@ final class IngressConnection: CallerConnection, CallOwner {
   func callReplied(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer, format: PayloadFormat) {
     self.call = nil
     guard state == .answering else { return }
+    if worker.observer != nil { observe(call, payload) }
     if form.isFrame, let frame, let notes {
       record(.ok)
       sendFrameReply(frame, notes, payload, id: nil)
@@ -488,10 +535,12 @@ final class IngressConnection: CallerConnection, CallOwner {
   func callFailed(_ call: OutboundCall, _ error: SidecarError) {
     self.call = nil
     guard state == .answering else { return }
+    if worker.observer != nil { observed.note(call) }
     reply(error: error, call: call)
   }
 
   func reply(error: SidecarError, status: Int? = nil, call: OutboundCall? = nil) {
+    observed.status = form.isFrame ? error.code : status ?? error.httpStatus
     record(.failed(error.kind))
     if form.isFrame, let frame, let notes {
       sendFrameError(frame, notes, error)
@@ -506,7 +555,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     out.append("Content-Type: application/json\r\n")
     HTTP1Writer.contentLength(body.count, to: out)
     HTTP1Writer.field("X-Micro-Reason", error.kind.label, to: out)
-    if error.kind == .overloaded { out.append("Retry-After: 1\r\n") }
+    if let seconds = error.retryAfterSeconds { HTTP1Writer.field("Retry-After", decimal: seconds, to: out) }
     if status == 426 { out.append("Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n") }
     if error.kind == .methodNotAllowed { out.append("Allow: GET, POST, DELETE, OPTIONS\r\n") }
     if let call { appendTruth(call, worker.driver.now, to: out) }
@@ -518,6 +567,8 @@ final class IngressConnection: CallerConnection, CallOwner {
   func reply(_ answer: APIReply) {
     let out = worker.scratch
     out.removeAll()
+    observed.status = answer.status
+    observed.bytesOut = answer.body.count
     record(
       answer.status < 400
         ? .ok : .failed(answer.status == 404 ? .serviceNotFound : answer.status < 500 ? .badRequest : .internal))
@@ -532,7 +583,27 @@ final class IngressConnection: CallerConnection, CallOwner {
 
   private func record(_ outcome: MetricOutcome) {
     let handle = route?.handle(form) ?? worker.unroutedHandle
-    worker.metrics.record(handle, outcome, latency: worker.driver.now.nanoseconds(since: requestStarted))
+    let latency = worker.driver.now.nanoseconds(since: requestStarted)
+    worker.metrics.record(handle, outcome, latency: latency)
+    if let observer = worker.observer { tell(observer, outcome, latency, handle) }
+  }
+
+  /// The reply to a call is here.
+  private func observe(_ call: OutboundCall, _ payload: UnsafeRawBufferPointer) {
+    observed.note(call)
+    observed.status = 200
+    observed.bytesOut = payload.count
+    observed.tapped?.takeReply(payload, worker.settings.tap)
+  }
+
+  private func tell(
+    _ observer: CallObserver, _ outcome: MetricOutcome, _ latency: Int64, _ series: WorkerMetrics.Handle
+  ) {
+    observer.end(
+      &observed,
+      CallEnd(
+        direction: .out, dialect: form.dialect, service: route?.service.nameBytes.span ?? .none,
+        endpoint: route?.endpoint.span ?? .none, outcome: outcome, latency: latency, series: series))
   }
 
   func endHead(_ out: ByteBuffer) {

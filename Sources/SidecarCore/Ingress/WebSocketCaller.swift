@@ -116,7 +116,7 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
     case .open: break
     case .closing, .over: return
     }
-    connection.recordStream(error.map { .failed($0.kind) } ?? .ok)
+    connection.recordStream(error.map { .failed($0.kind) } ?? .ok, call)
     guard let error else { return close(WebSocketCloseCode.normal, "") }
     close(Self.closeCode(error), error.microError.detail)
   }
@@ -204,7 +204,7 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
   private func fail(_ error: SidecarError) {
     guard state == .open else { return }
     call.cancel()
-    connection.recordStream(.failed(error.kind))
+    connection.recordStream(.failed(error.kind), call)
     close(Self.closeCode(error), error.detail)
   }
 
@@ -228,7 +228,7 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
   private func leave(_ outcome: MetricOutcome = .failed(.cancelled), listening: Bool = false) {
     if state == .open {
       call.cancel()
-      connection.recordStream(outcome)
+      connection.recordStream(outcome, call)
     }
     end(listening: listening)
   }
@@ -243,7 +243,7 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
   func connectionDraining() {
     guard state == .open else { return }
     call.cancel()
-    connection.recordStream(.failed(.cancelled))
+    connection.recordStream(.failed(.cancelled), call)
     close(WebSocketCloseCode.goingAway, "the sidecar is about to stop")
   }
 
@@ -256,7 +256,7 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
       out.removeAll()
       if pingsSent == Self.missedPingsMax {
         call.cancel()
-        connection.recordStream(.failed(.cancelled))
+        connection.recordStream(.failed(.cancelled), call)
         close(WebSocketCloseCode.policyViolation, "\(Self.missedPingsMax) pings were not answered")
         return
       }
@@ -272,7 +272,7 @@ final class WebSocketCaller: StreamCaller, ConnectionStream {
     state = .over
     session = nil
     guard before == .waiting || before == .open else { return }
-    connection.recordStream(.failed(.cancelled))
+    connection.recordStream(.failed(.cancelled), call)
     call.cancel()
   }
 

@@ -20,9 +20,10 @@ package final class AppHealthMonitor {
   /// Why the last probe failed; nil after a good one.
   package private(set) var lastFailure: String?
 
-  /// `onChange` is called with the new state at each change, never from inside a call.
+  /// `isHealthy`: what is known already. `onChange` is called with the new state at each change, never from inside a call.
   package init(
-    settings: Settings, target: Destination, driver: any Driver, log: any LogSink, onChange: @escaping (Bool) -> Void
+    settings: Settings, target: Destination, isHealthy: Bool = false, driver: any Driver, log: any LogSink,
+    onChange: @escaping (Bool) -> Void
   ) {
     self.driver = driver
     self.log = log
@@ -34,7 +35,7 @@ package final class AppHealthMonitor {
     timing.period = settings.appHealthPeriod.saturatingNanoseconds
     timing.timeout = timeout
     timing.failuresMax = settings.appHealthFailures
-    machine = AppHealthMachine(timing: timing)
+    machine = AppHealthMachine(timing: timing, isHealthy: isHealthy)
   }
 
   /// As of the last probes.

@@ -11,6 +11,10 @@ package protocol ControlPort: Sendable {
   func appFailed()
   /// Asks a gRPC server of the service for descriptors; the answer is `Worker.described`.
   func describe(_ name: ServiceName, at target: DialTarget, for worker: WorkerPort)
+  /// Lines of the access log; the answer is `Worker.written`, and until then no other batch comes.
+  func write(accessLog lines: LoopBound<ByteBuffer>, from worker: WorkerPort)
+  func take(_ spans: [SpanRecord])
+  func take(_ lines: TapLines)
 }
 
 extension ControlPort {
@@ -18,6 +22,12 @@ extension ControlPort {
   package func describe(_ name: ServiceName, at target: DialTarget, for worker: WorkerPort) {
     worker.post { $0.described(name) }
   }
+  /// Of one that keeps no access log, exports no spans and has no lookers-on.
+  package func write(accessLog lines: LoopBound<ByteBuffer>, from worker: WorkerPort) {
+    worker.post { $0.written(lines) }
+  }
+  package func take(_ spans: [SpanRecord]) {}
+  package func take(_ lines: TapLines) {}
 }
 
 /// A worker as the control loop sees it. Any thread.
@@ -41,6 +51,13 @@ package struct WorkerPort: @unchecked Sendable {
   }
 }
 
+/// Where a listener is to be: an address to bind, or a socket that listens already.
+package enum ListeningPlace: Sendable {
+  /// `isShared`: other loops bind the same port.
+  case address(SocketAddress, isShared: Bool)
+  case inherited(Int32)
+}
+
 package final class Worker {
   /// Names being looked up at once; a call for one more is answered with `overloaded`.
   static let unknownServicesMax = 1024
@@ -55,6 +72,8 @@ package final class Worker {
   let timers: TimerWheel
   package let settings: DataPathSettings
   package let metrics: WorkerMetrics
+  /// Watches single requests; nil while nobody wants to.
+  private(set) var observer: CallObserver?
   let readers = ReaderScratch()
   /// For what is read while something else is: messages of a transport inside another, as they are written.
   let transportReaders = ReaderScratch()
@@ -67,6 +86,8 @@ package final class Worker {
 
   /// What the registries know, shared with the control loop.
   private(set) var entries: [ServiceName: ServiceEntry] = [:]
+  /// Where calls go instead, if nodes come from another source than the registries.
+  private var sourced: [ServiceName: ServiceEntry] = [:]
   /// The services that were called: most of a large registry never are.
   private var services: [ServiceName: ServiceTable] = [:]
   /// Services that are not `.present`: being looked up, or remembered as absent.
@@ -83,12 +104,38 @@ package final class Worker {
   private let startedAt: Instant
   /// Resident memory of the process, told by the control loop now and then.
   package var memoryBytes = 0
+  /// The process is near its limit: no new calls.
+  package var isShortOfMemory = false
   private var fixedTargets: [String: UpstreamTarget] = [:]
   private var freeCalls: [OutboundCall] = []
   private var idCounter: UInt64
   var callsInFlight = 0
+  /// Calls that may be under way.
+  private(set) var callsMax: Int
+  var mirrorsInFlight = 0
+  /// Tokens of calls to services.
+  var outboundLimiter = RateLimiter()
+  /// Places at the app, and how many there are where that is found out.
+  var appGate = AppGate()
+  var appLimit: ConcurrencyLimit?
+  let loadLine = ByteBuffer(capacity: 32)
+  /// Tokens of calls to the app.
+  var inboundLimiter = RateLimiter()
+  /// For numbers made of names that strangers choose.
+  let keySeed: UInt64
   var idleUpstreams = 0
   var openUpstreams = 0
+  /// What holds for calls at this moment; another table comes through the mailbox when the configuration changes.
+  package var policies: PolicyTable {
+    didSet {
+      guard policies !== oldValue else { return }
+      for table in services.values { table.replacePolicy() }
+      let inFlight = policies.serviceDefaults.limits.inFlight
+      if inFlight != oldValue.serviceDefaults.limits.inFlight {
+        callsMax = max(DataPathSettings.callsMaxDefault, inFlight)
+      }
+    }
+  }
   /// The app behind this sidecar, where calls from the framework go.
   private(set) var app: UpstreamTarget?
   /// The message types known at this moment; another snapshot comes through the mailbox when they change.
@@ -111,9 +158,15 @@ package final class Worker {
   private(set) var grpcIngress = ConnectionList<GRPCServerConnection>()
   private(set) var grpcInbound = ConnectionList<GRPCServerConnection>()
   private var registryWatches: [RegistryWatch] = []
-  private var listeners: [Listener] = []
+  private var appListeners: [Listener] = []
+  private var frameworkListeners: [Listener] = []
   package private(set) var isDraining = false
+  /// Draining because another process serves at the same addresses: nobody is hurried.
+  private(set) var isHandingOver = false
   private var onDrained: (() -> Void)?
+  private var sweepDue = Instant(nanoseconds: 0)
+  /// The longest time since the last report that the loop was late for its sweep, in nanoseconds.
+  private var lagMax: Int64 = 0
   private lazy var sweepTimer = LoopTimer { [unowned self] in self.sweep() }
 
   package init(index: Int, driver: any Driver, settings: DataPathSettings, control: any ControlPort) {
@@ -122,17 +175,33 @@ package final class Worker {
     timers = driver.timers
     self.settings = settings
     self.control = control
+    policies = settings.policies
+    callsMax = settings.callsMax
     metrics = WorkerMetrics()
     routes = ByteKeyedCache(capacity: 4096, seed: driver.random.next())
     translator = MessageTranslator(seed: driver.random.next())
     inboundEndpoints = ByteKeyedCache(capacity: 256, seed: driver.random.next())
+    keySeed = driver.random.next()
     unroutedHandle = metrics.handle(MetricSeries(.out, dialect: "http", route: "other"))
     inboundHandle = metrics.handle(MetricSeries(.in, dialect: "mucp", route: "other"))
     startedAt = driver.now
     // Ids are unique in the process: each worker counts in a range of its own.
     idCounter = UInt64(index) &<< 48
+    switch settings.appConcurrency {
+    case .off: break
+    // Its share of what the process may have, the rest to the first. Those who would have none take no calls.
+    case .fixed(let limit):
+      let parts = settings.appConcurrency.workers(of: settings.workers)
+      appGate.limit = max(limit / parts + (index < limit % parts ? 1 : 0), 1)
+    case .adaptive:
+      appLimit = ConcurrencyLimit(now: driver.now)
+      appGate.limit = ConcurrencyLimit.limitStart
+    }
     if let target = settings.appTarget {
       app = UpstreamTarget(address: target, hostHeader: settings.appHost, isReusable: true, worker: self)
+    }
+    if settings.accessLog != nil || settings.tracing != nil {
+      observer = CallObserver(worker: self, accessLog: settings.accessLog, tracing: settings.tracing)
     }
   }
 
@@ -141,21 +210,46 @@ package final class Worker {
     return idCounter
   }
 
+  // MARK: Those who watch
+
+  private var port: WorkerPort { WorkerPort(index: index, worker: self) }
+
+  func give(_ lines: LoopBound<ByteBuffer>) { control.write(accessLog: lines, from: port) }
+  func give(_ spans: [SpanRecord]) { control.take(spans) }
+  func give(_ lines: TapLines) { control.take(lines) }
+
+  func written(_ lines: LoopBound<ByteBuffer>) { observer?.accessLog?.written(lines.value) }
+
+  /// Somebody looks on from now on, until `endTap`.
+  package func beginTap(_ id: Int, _ filter: TapFilter, perSecond: Int) {
+    let observer = observer ?? CallObserver(worker: self, accessLog: nil, tracing: nil)
+    self.observer = observer
+    observer.taps.append(Tap(id: id, filter: filter, perSecond: perSecond, worker: self))
+  }
+
+  package func endTap(_ id: Int) {
+    guard let observer else { return }
+    for tap in observer.taps where tap.id == id { tap.end() }
+    observer.taps.removeAll { $0.id == id }
+    if observer.taps.isEmpty, !observer.isLasting { self.observer = nil }
+  }
+
   // MARK: Listening
 
-  /// Takes calls of the app on `address`.
-  package func listenForApp(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
-    try listen(on: address, sharedPort, .acceptedFromApp, .refusedFromApp, hasRoom: { $0.openFromApp < $1 }) {
+  /// Takes calls of the app.
+  package func listenForApp(at place: ListeningPlace) throws(DriverError) -> SocketAddress {
+    try listen(at: place, .acceptedFromApp, .refusedFromApp, hasRoom: { $0.openFromApp < $1 }, \.appListeners) {
       let connection = IngressConnection(worker: $0, stream: $1)
       $0.ingress.add(connection)
       return connection
     }
   }
 
-  /// Takes calls of the framework on `address`.
-  package func listenForFramework(on address: SocketAddress, sharedPort: Bool) throws(DriverError) -> SocketAddress {
+  /// Takes calls of the framework.
+  package func listenForFramework(at place: ListeningPlace) throws(DriverError) -> SocketAddress {
     try listen(
-      on: address, sharedPort, .acceptedFromFramework, .refusedFromFramework, hasRoom: { $0.openFromFramework < $1 }
+      at: place, .acceptedFromFramework, .refusedFromFramework, hasRoom: { $0.openFromFramework < $1 },
+      \.frameworkListeners
     ) {
       let connection = InboundConnection(worker: $0, stream: $1)
       $0.inbound.add(connection)
@@ -164,11 +258,11 @@ package final class Worker {
   }
 
   private func listen(
-    on address: SocketAddress, _ sharedPort: Bool, _ accepted: MetricCounter, _ refused: MetricCounter,
-    hasRoom: @escaping (_ worker: Worker, _ limit: Int) -> Bool,
+    at place: ListeningPlace, _ accepted: MetricCounter, _ refused: MetricCounter,
+    hasRoom: @escaping (_ worker: Worker, _ limit: Int) -> Bool, _ list: ReferenceWritableKeyPath<Worker, [Listener]>,
     take: @escaping (Worker, ByteStream) -> any StreamHandler
   ) throws(DriverError) -> SocketAddress {
-    let listener = try driver.listen(on: address, sharedPort: sharedPort) { [unowned self] stream in
+    let accept: (ByteStream) -> Void = { [unowned self] stream in
       guard !isDraining, hasRoom(self, settings.connectionsMax) else {
         metrics.add(refused)
         stream.handler = RefusedConnection.shared
@@ -179,13 +273,30 @@ package final class Worker {
       stream.handler = take(self, stream)
       armSweep()
     }
-    listeners.append(listener)
+    let listener =
+      switch place {
+      case .address(let address, let isShared):
+        try driver.listen(on: address, sharedPort: isShared, onAccept: accept)
+      case .inherited(let descriptor): try driver.listen(inheriting: descriptor, onAccept: accept)
+      }
+    self[keyPath: list].append(listener)
     return listener.address
+  }
+
+  /// The numbers of the sockets that this worker listens at, for a process that is to take them over.
+  package var socketNumbers: (app: [Int32], framework: [Int32]) {
+    (appListeners.compactMap(\.descriptor), frameworkListeners.compactMap(\.descriptor))
+  }
+
+  private func stopListening(_ stop: (Listener) -> Void) {
+    for listener in appListeners + frameworkListeners { stop(listener) }
+    appListeners = []
+    frameworkListeners = []
   }
 
   /// Takes calls of the framework on a connection inside another one. False when there are too many.
   func acceptTransport(_ stream: ByteStream) -> Bool {
-    guard !isDraining, openFromFramework < settings.connectionsMax else {
+    guard !isDraining || isHandingOver, openFromFramework < settings.connectionsMax else {
       metrics.add(.refusedFromFramework)
       return false
     }
@@ -229,16 +340,24 @@ package final class Worker {
   // MARK: Services
 
   package func apply(_ delta: CatalogDelta) {
+    let begun = driver.processorNanoseconds
+    defer { metrics.recordApply(driver.processorNanoseconds &- begun) }
     for entry in delta.changed { apply(entry) }
     for name in delta.removed {
       guard let entry = entries[name], entry.revision <= delta.revision else { continue }
       entries[name] = nil
       tellWatches(name)
-      // One that is being looked up gets its answer from the resolver.
-      guard let table = services[name], table.status == .present else { continue }
-      table.removeAll(at: driver.now)
-      routes.removeAll { $0.service === table }
-      services[name] = nil
+      if !settings.hasNodeSource { leave(name) }
+    }
+  }
+
+  /// What the source of nodes says, where that is not the registries.
+  package func applyNodes(_ delta: CatalogDelta) {
+    for entry in delta.changed { applyNodes(entry) }
+    for name in delta.removed {
+      guard let entry = sourced[name], entry.revision <= delta.revision else { continue }
+      sourced[name] = nil
+      leave(name)
     }
   }
 
@@ -246,6 +365,24 @@ package final class Worker {
     if let known = entries[entry.name], known.revision > entry.revision { return }
     entries[entry.name] = entry
     tellWatches(entry.name)
+    if !settings.hasNodeSource { update(entry) }
+  }
+
+  private func applyNodes(_ entry: ServiceEntry) {
+    if let known = sourced[entry.name], known.revision > entry.revision { return }
+    sourced[entry.name] = entry
+    update(entry)
+  }
+
+  private func leave(_ name: ServiceName) {
+    // One that is being looked up gets its answer from the resolver.
+    guard let table = services[name], table.status == .present else { return }
+    table.removeAll(at: driver.now)
+    routes.removeAll { $0.service === table }
+    services[name] = nil
+  }
+
+  private func update(_ entry: ServiceEntry) {
     guard let table = services[entry.name] else { return }
     if table.status != .present { unknownServices -= 1 }
     table.update(entry)
@@ -275,7 +412,7 @@ package final class Worker {
   /// The control loop has asked every registry for `name`. Found: the entry is in a delta or comes with this.
   package func resolved(_ name: ServiceName, _ entry: ServiceEntry?) {
     if let entry {
-      apply(entry)
+      if settings.hasNodeSource { applyNodes(entry) } else { apply(entry) }
       return
     }
     guard let table = services[name], table.status == .resolving else { return }
@@ -295,13 +432,16 @@ package final class Worker {
       return now.nanoseconds(since: since) >= age
     }
     unknownServices -= old.count
-    for table in old { services[table.name] = nil }
+    for table in old {
+      table.stopProber()
+      services[table.name] = nil
+    }
   }
 
   /// The table of `name`; one that is not known yet is asked for. Nil when too many unknown names are being looked up.
   func service(_ name: ServiceName) -> ServiceTable? {
     if let table = services[name] { return table }
-    if let entry = entries[name] {
+    if let entry = settings.hasNodeSource ? sourced[name] : entries[name] {
       let table = makeTable(name)
       table.update(entry)
       return table
@@ -315,6 +455,21 @@ package final class Worker {
   }
 
   func knownService(_ name: ServiceName) -> ServiceTable? { services[name] }
+
+  func makeSelector(_ policy: ServicePolicy) -> any Selector { settings.makeSelector(selectorName(policy)) }
+
+  /// A service whose calls are to stick to nodes needs a selector that goes by keys.
+  func selectorName(_ policy: ServicePolicy) -> String? {
+    if policy.selector == nil, policy.affinity != nil, settings.selectorKeys(nil).hash == nil { return "hash" }
+    return policy.selector
+  }
+
+  /// How the keys of a service's calls are made; nil: they have none.
+  func keyRule(_ policy: ServicePolicy) -> KeyRule? {
+    let keys = settings.selectorKeys(selectorName(policy))
+    guard let hash = keys.hash, let affinity = policy.affinity ?? keys.affinity else { return nil }
+    return KeyRule(affinity, hash)
+  }
 
   func askDescription(_ name: ServiceName, at target: DialTarget) {
     control.describe(name, at: target, for: WorkerPort(index: index, worker: self))
@@ -332,6 +487,12 @@ package final class Worker {
   }
 
   // MARK: Calls
+
+  /// Why no call may be begun, with `underWay` of them counted already; nil: one may.
+  func refusal(underWay: Int) -> String? {
+    if underWay >= callsMax { return "\(callsMax) calls are under way" }
+    return isShortOfMemory ? "the sidecar's memory is nearly used up" : nil
+  }
 
   func takeCall() -> OutboundCall { freeCalls.popLast() ?? OutboundCall(worker: self) }
 
@@ -409,11 +570,15 @@ package final class Worker {
 
   func armSweep() {
     let isDrained = isDraining && onDrained == nil
-    if !sweepTimer.isArmed, !isDrained { timers.arm(sweepTimer, after: Self.sweepInterval, from: driver.now) }
+    if !sweepTimer.isArmed, !isDrained {
+      sweepDue = driver.now.advanced(byNanoseconds: Self.sweepInterval)
+      timers.arm(sweepTimer, at: sweepDue)
+    }
   }
 
   private func sweep() {
     let now = driver.now
+    lagMax = max(lagMax, now.nanoseconds(since: sweepDue))
     for table in services.values {
       for node in table.nodes { node.target.sweep(now) }
     }
@@ -428,12 +593,15 @@ package final class Worker {
   }
 
   /// Stops accepting, lets calls in flight end, closes idle connections, then calls `completion`.
-  package func drain(_ completion: @escaping () -> Void) {
+  /// `handingOver`: another process listens at the same sockets; connections and streams may stay for as long as they have
+  /// something to say.
+  package func drain(handingOver: Bool = false, _ completion: @escaping () -> Void) {
     guard !isDraining else { return }
     isDraining = true
+    isHandingOver = handingOver
     onDrained = completion
-    for listener in listeners { listener.close() }
-    listeners.removeAll()
+    stopListening { handingOver ? $0.leave() : $0.close() }
+    for table in services.values { table.stopProber() }
     ingress.forEach { $0.closeWhenIdle() }
     inbound.forEach { $0.closeWhenIdle() }
     for watch in registryWatches { watch.end() }
@@ -446,9 +614,18 @@ package final class Worker {
     checkDrained()
   }
 
+  /// After `drain(handingOver: true)`: the process is to end, so what is left is drained as for any stop.
+  package func hurry() {
+    guard isHandingOver else { return }
+    isHandingOver = false
+    ingress.forEach { $0.closeWhenIdle() }
+    inbound.forEach { $0.closeWhenIdle() }
+  }
+
   private func checkDrained() {
     guard isDraining, openFromApp == 0, openFromFramework == 0, let completion = onDrained else { return }
     onDrained = nil
+    observer?.flush()
     for table in services.values { for node in table.nodes { node.target.retire() } }
     for target in fixedTargets.values { target.retire() }
     app?.retire()
@@ -458,8 +635,8 @@ package final class Worker {
 
   /// Closes everything at once, calls in flight too.
   package func closeAll() {
-    for listener in listeners { listener.close() }
-    listeners.removeAll()
+    for table in services.values { table.stopProber() }
+    stopListening { $0.close() }
     ingress.forEach { $0.abort() }
     inbound.forEach { $0.abort() }
     grpcIngress.forEach { $0.abort() }
@@ -467,6 +644,26 @@ package final class Worker {
   }
 
   /// What was counted, with the levels of this moment.
+  /// `keepsLag`: the next report tells of the same lag again.
+  package func report(keepsLag: Bool = false) -> WorkerReport {
+    let now = driver.now
+    let begun = driver.processorNanoseconds
+    var services = self.services.values.filter { $0.status == .present }.map { table in
+      ServiceReport(
+        name: table.name, nodes: table.nodes.count, ejected: table.set.ejectedCount,
+        inFlight: table.nodes.indices.reduce(0) { $0 + Int(table.set.loadOf($1).inFlight) },
+        budget: table.budget.balance(now))
+    }
+    if services.count > ServiceReport.max { services = ServiceReport.bounded(services) }
+    let lag = lagMax
+    if !keepsLag { lagMax = 0 }
+    var report = WorkerReport(
+      index: index, metrics: measured(), services: services, lagMax: lag, countersBytes: metrics.heldBytes,
+      buffersBytes: readers.buffers.heldBytes)
+    report.reportNanoseconds = driver.processorNanoseconds &- begun
+    return report
+  }
+
   package func measured() -> WorkerMetricsSnapshot {
     metrics.set(.openFromApp, openFromApp)
     metrics.set(.openFromFramework, openFromFramework)
@@ -477,11 +674,61 @@ package final class Worker {
   }
 }
 
+/// What one worker has to say of itself. Any thread.
+package struct WorkerReport: Sendable {
+  package var index: Int
+  package var metrics: WorkerMetricsSnapshot
+  package var services: [ServiceReport]
+  package var lagMax: Int64
+  package var countersBytes: Int
+  package var buffersBytes: Int
+  /// Processor time that the loop was held up by this.
+  package var reportNanoseconds: Int64 = 0
+}
+
+/// A called service as one worker knows it.
+package struct ServiceReport: Sendable {
+  /// Services told of; the others are one, `other`.
+  package static let max = 200
+
+  package var name: String
+  package var nodes: Int
+  package var ejected: Int
+  package var inFlight: Int
+  /// Repetitions that could be paid for now.
+  package var budget: Double
+
+  /// The first by name, and the sum of the rest.
+  static func bounded(_ services: [ServiceReport]) -> [ServiceReport] {
+    let sorted = services.sorted { $0.name < $1.name }
+    guard sorted.count > max else { return sorted }
+    var kept = Array(sorted.prefix(max - 1))
+    var other = ServiceReport(name: "other", nodes: 0, ejected: 0, inFlight: 0, budget: 0)
+    for service in sorted.dropFirst(max - 1) {
+      other.nodes += service.nodes
+      other.ejected += service.ejected
+      other.inFlight += service.inFlight
+      other.budget += service.budget
+    }
+    kept.append(other)
+    return kept
+  }
+
+  /// The same service on another worker; each worker knows all its nodes.
+  mutating func add(_ other: ServiceReport) {
+    nodes = Swift.max(nodes, other.nodes)
+    ejected = Swift.max(ejected, other.ejected)
+    inFlight += other.inFlight
+    budget += other.budget
+  }
+}
+
 /// An endpoint of the app and its counters. Its name becomes a label once the app has answered a call of it: until then
 /// it may be anything a caller made up.
 final class InboundEndpoint {
   private let service: String
   let name: String
+  let nameBytes: FixedBytes
   private let metrics: WorkerMetrics
   private var handles: [WorkerMetrics.Handle?]
   var isReal = false {
@@ -491,6 +738,7 @@ final class InboundEndpoint {
   init(service: String, name: String, metrics: WorkerMetrics) {
     self.service = service
     self.name = name
+    nameBytes = FixedBytes(name)
     self.metrics = metrics
     handles = Array(repeating: nil, count: CallerForm.allCases.count)
   }
@@ -519,9 +767,9 @@ final class InboundEndpoint {
 }
 
 /// A value of one loop on its way through another, which does not touch it.
-struct LoopBound<Value>: @unchecked Sendable {
-  let value: Value
-  init(_ value: Value) { self.value = value }
+package struct LoopBound<Value>: @unchecked Sendable {
+  package let value: Value
+  package init(_ value: Value) { self.value = value }
 }
 
 /// Hears the end of a connection that was turned away.

@@ -22,6 +22,10 @@ package struct SidecarError: Error, Hashable, Sendable {
     case unsupportedMediaType
     /// One of our own limits is reached; the call was not started.
     case overloaded
+    /// More calls in a time than a policy allows; the call was not started.
+    case rateLimited
+    /// A policy or the caller wanted it to fail; nothing was sent.
+    case faultInjected
     /// The service is known, and no node of it can be tried.
     case noHealthyNode
     /// The dial failed: nothing was sent.
@@ -67,6 +71,10 @@ package struct SidecarError: Error, Hashable, Sendable {
   package var upstreamText: [UInt8]?
   /// For an error that came by gRPC: what was said there, for gRPC callers.
   package var grpc: GRPCFailure?
+  /// When the call may be made with better hope, in nanoseconds from now; nil: nobody knows.
+  package var retryAfter: Int64?
+  /// Said by a sidecar in front of an app: the app has heard nothing of the call.
+  package var isUnbegun = false
 
   /// What is not given comes from the kind's row.
   package init(
@@ -130,6 +138,8 @@ extension SidecarError {
     case .unsupportedMediaType:
       Row(sidecar, 415, .invalidArgument, "DT", "unsupported_media_type", .downstream, .never)
     case .overloaded: Row(sidecar, 503, .unavailable, "UO", "overloaded", .local, .never)
+    case .rateLimited: Row(sidecar, 429, .resourceExhausted, "RL", "rate_limited", .local, .always)
+    case .faultInjected: Row(sidecar, 503, .unavailable, "FI", "fault_injected", .local, .never)
     case .noHealthyNode: Row(client, 503, .unavailable, "UH", "no_healthy_node", .control, .always)
     case .connectFailed: Row(client, 503, .unavailable, "UF", "connect_failed", .upstream, .always)
     case .upstreamReset: Row(transport, 502, .unavailable, "UC", "upstream_reset", .upstream, .ifReused)
@@ -152,6 +162,19 @@ extension SidecarError.Kind {
   package var label: String { row.label }
 }
 
+// MARK: As selection sees it
+
+extension SidecarError {
+  /// The node is to blame rather than the call: what an ejection is counted by. A plain text is the usual way of handlers
+  /// to say that something was wrong with the request, whatever code clients make of it.
+  var blamesNode: Bool {
+    guard code >= 500, code != 501 else { return false }
+    if let grpc, grpc.status == GRPCStatus.unknown.rawValue { return false }
+    guard let upstreamText else { return true }
+    return upstreamText.withUnsafeBytes { MicroError(parsing: $0) }.isStructured
+  }
+}
+
 // MARK: As each side sees it
 
 extension SidecarError {
@@ -160,7 +183,13 @@ extension SidecarError {
 
   package var grpcStatus: GRPCStatus {
     if let grpc { return GRPCStatus(rawValue: grpc.status) ?? .unknown }
-    return kind == .upstreamError ? GRPCStatus(microCode: code) : kind.row.grpc
+    return kind == .upstreamError || kind == .faultInjected ? GRPCStatus(microCode: code) : kind.row.grpc
+  }
+
+  /// For `Retry-After`: whole seconds, 1 at least; nil where nobody knows.
+  package var retryAfterSeconds: Int? {
+    guard let retryAfter else { return kind == .overloaded ? 1 : nil }
+    return Int(min(max((retryAfter &+ 999_999_999) / 1_000_000_000, 1), 86_400))
   }
 
   package var microError: MicroError {
@@ -218,6 +247,11 @@ extension SidecarError {
   }
   package static func deadlineExceeded(_ why: String = "context deadline exceeded") -> SidecarError {
     SidecarError(.deadlineExceeded, "request timeout: \(why)")
+  }
+  static func rateLimited(_ why: String, wait: Int64) -> SidecarError {
+    var error = SidecarError(.rateLimited, "too many calls: \(why)")
+    error.retryAfter = wait
+    return error
   }
   static func noApp(_ service: ServiceName?) -> SidecarError {
     SidecarError(

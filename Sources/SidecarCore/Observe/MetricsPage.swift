@@ -29,13 +29,100 @@ package struct MetricFamily: Sendable {
   }
 }
 
-package enum MetricsPage {
-  package static let contentType = "text/plain; version=0.0.4; charset=utf-8"
+/// The page is put together in steps, each a part of a millisecond, so that a large one stalls nobody.
+package final class MetricsPage {
+  package enum Form: Sendable {
+    case prometheus
+    /// OpenMetrics 1.0: with exemplars, counters' families without `_total`, and a mark at the end.
+    case openMetrics
+
+    /// What a request's `Accept` asks for.
+    package init(accept: String?) {
+      self = accept?.contains("application/openmetrics-text") == true ? .openMetrics : .prometheus
+    }
+
+    package var contentType: String {
+      switch self {
+      case .prometheus: "text/plain; version=0.0.4; charset=utf-8"
+      case .openMetrics: "application/openmetrics-text; version=1.0.0; charset=utf-8"
+      }
+    }
+  }
+
+  /// Series of requests, and samples of other families, written in one step.
+  private static let seriesPerStep = 16
+  private static let samplesPerStep = 200
+
+  private let workers: [WorkerMetricsSnapshot]
+  private let families: [MetricFamily]
+  private let form: Form
+  private let page: PageWriter
+  private var rows: [Row] = []
+  private var places: [MetricSeries: Int] = [:]
+  private var inOrder: [(key: String, row: Int)] = []
+  private var work: [(MetricsPage) -> Void] = []
+  private var next = 0
+
+  package init(_ workers: [WorkerMetricsSnapshot], _ families: [MetricFamily] = [], form: Form = .prometheus) {
+    self.workers = workers
+    self.families = families
+    self.form = form
+    page = PageWriter(isOpenMetrics: form == .openMetrics)
+    planMerge()
+  }
 
   /// The sum of all workers, then `families` in their order. Series that counted nothing are left out.
-  package static func render(_ workers: [WorkerMetricsSnapshot], _ families: [MetricFamily] = []) -> [UInt8] {
-    let page = PageWriter()
-    writeRequests(merge(workers), page)
+  package static func render(
+    _ workers: [WorkerMetricsSnapshot], _ families: [MetricFamily] = [], form: Form = .prometheus
+  ) -> [UInt8] {
+    let page = MetricsPage(workers, families, form: form)
+    while page.step() {}
+    return page.bytes
+  }
+
+  /// Does a part of the work; false: all of it is done, and the page is in `bytes`.
+  package func step() -> Bool {
+    guard next < work.count else { return false }
+    work[next](self)
+    next += 1
+    return next < work.count
+  }
+
+  package var bytes: [UInt8] { Array(page.buffer.bytes) }
+  /// The same without a copy.
+  package var buffer: ByteBuffer { page.buffer }
+
+  private func planRequests() {
+    work.append {
+      $0.page.head("micro_sidecar_requests_total", "counter", "Requests that ended, by what they came to.")
+    }
+    inSlices(rows.count, Self.seriesPerStep * 4) { page, range in page.writeCounts(range) }
+    work.append {
+      $0.page.head(
+        "micro_sidecar_request_duration_seconds", "histogram",
+        "Time from a request's first byte to the end of its reply.")
+    }
+    inSlices(rows.count, Self.seriesPerStep) { page, range in page.writeDurations(range) }
+    work.append { $0.writeOwn() }
+    for family in families {
+      work.append { $0.page.head(family.name, family.kind.rawValue, family.help) }
+      inSlices(min(family.samples.count, MetricFamily.samplesMax), Self.samplesPerStep) { page, range in
+        for sample in family.samples[range] {
+          page.page.sample(family.name, sample.labels, PageWriter.number(sample.value))
+        }
+      }
+    }
+    if form == .openMetrics { work.append { $0.page.buffer.append("# EOF\n") } }
+  }
+
+  private func inSlices(_ count: Int, _ size: Int, _ write: @escaping (MetricsPage, Range<Int>) -> Void) {
+    for start in stride(from: 0, to: count, by: size) {
+      let range = start..<min(start + size, count)
+      work.append { write($0, range) }
+    }
+  }
+
+  private func writeOwn() {
     for family in Self.counters {
       page.head(family.name, "counter", family.help)
       for (counter, labels) in family.members {
@@ -48,13 +135,6 @@ package enum MetricsPage {
         page.sample(family.name, labels, "\(workers.reduce(0 as Int64) { $0 &+ $1[gauge] })")
       }
     }
-    for family in families {
-      page.head(family.name, family.kind.rawValue, family.help)
-      for sample in family.samples.prefix(MetricFamily.samplesMax) {
-        page.sample(family.name, sample.labels, PageWriter.number(sample.value))
-      }
-    }
-    return Array(page.buffer.bytes)
   }
 
   // MARK: What the workers' counters are called
@@ -74,6 +154,33 @@ package enum MetricsPage {
     ("micro_sidecar_upstream_dial_failures_total", "Of these, those that did not open.", [(.dialsFailed, [])]),
     ("micro_sidecar_upstream_reuses_total", "Attempts that took a pooled connection.", [(.dialsReused, [])]),
     ("micro_sidecar_retries_total", "Attempts after the first.", [(.retries, [])]),
+    (
+      "micro_sidecar_retries_unpaid_total", "Repetitions that were not made because the retry budget was spent.",
+      [(.retriesUnpaid, [])]
+    ),
+    ("micro_sidecar_hedges_total", "Second attempts made beside a slow one.", [(.hedges, [])]),
+    ("micro_sidecar_hedges_won_total", "Of these, those that answered first.", [(.hedgesWon, [])]),
+    ("micro_sidecar_attempts_timed_out_total", "Attempts that took longer than one may.", [(.attemptsTimedOut, [])]),
+    ("micro_sidecar_ejections_total", "Times a worker took a node out.", [(.ejections, [])]),
+    ("micro_sidecar_health_checks_total", "Times nodes were asked whether they are well.", [(.healthChecks, [])]),
+    ("micro_sidecar_health_checks_failed_total", "Of these, those they did not pass.", [(.healthChecksFailed, [])]),
+    ("micro_sidecar_ejections_ended_total", "Times a node that was out proved well again.", [(.ejectionsEnded, [])]),
+    (
+      "micro_sidecar_access_log_dropped_total",
+      "Lines of the access log that were lost because it could not be written in time.", [(.accessLogDropped, [])]
+    ),
+    (
+      "micro_sidecar_spans_unsent_total",
+      "Spans that a worker dropped because the control loop did not take them in time.", [(.spansDropped, [])]
+    ),
+    (
+      "micro_sidecar_faults_total", "Calls that were delayed or failed on purpose.",
+      [(.faultDelays, [("fault", "delay")]), (.faultAborts, [("fault", "abort")])]
+    ),
+    (
+      "micro_sidecar_mirrors_total", "Calls that a policy mirrors to a second service, by whether they were made.",
+      [(.mirrors, [("result", "made")]), (.mirrorsDropped, [("result", "dropped")])]
+    ),
     (
       "micro_sidecar_bytes_total", "Bytes read and written, by peer.",
       [
@@ -99,25 +206,71 @@ package enum MetricsPage {
 
   // MARK: Requests
 
-  /// The sum of each series over all workers, in order. Workers may differ in what they have seen, so the bound is kept
-  /// here once more.
-  private static func merge(_ workers: [WorkerMetricsSnapshot]) -> [(MetricSeries, [UInt64])] {
-    let perSeries = WorkerMetrics.Cell.perSeries
-    var rows: [MetricSeries: [UInt64]] = [:]
+  private struct Row {
+    var series: MetricSeries
+    var cells: [UInt64]
+    /// By bucket.
+    var exemplars: [Int: WorkerMetrics.Exemplar] = [:]
+  }
+
+  /// Adds up each series over all workers and puts it in its place in the order. Workers may differ in what they have seen,
+  /// so the bound is kept here once more.
+  private func planMerge() {
     for worker in workers {
-      for (index, series) in worker.series.enumerated() {
-        let cells = worker.cells[(index * perSeries)..<((index + 1) * perSeries)]
-        guard cells.contains(where: { $0 != 0 }) else { continue }
-        var key = series
-        if rows[key] == nil, rows.count >= WorkerMetrics.seriesMax { key = .other(series.direction) }
-        var row = rows[key] ?? [UInt64](repeating: 0, count: perSeries)
-        for (cell, amount) in cells.enumerated() { row[cell] &+= amount }
-        rows[key] = row
+      inSlices(worker.series.count, Self.seriesPerStep * 4) { page, range in page.merge(worker, range) }
+      work.append { $0.takeExemplars(of: worker) }
+    }
+    work.append { $0.planOrder() }
+  }
+
+  private func merge(_ worker: WorkerMetricsSnapshot, _ range: Range<Int>) {
+    let perSeries = WorkerMetrics.Cell.perSeries
+    for index in range {
+      let cells = worker.cells[(index * perSeries)..<((index + 1) * perSeries)]
+      guard cells.contains(where: { $0 != 0 }) else { continue }
+      var key = worker.series[index]
+      if places[key] == nil, rows.count >= WorkerMetrics.seriesMax { key = .other(key.direction) }
+      if let known = places[key] {
+        for (cell, amount) in cells.enumerated() { rows[known].cells[cell] &+= amount }
+      } else {
+        places[key] = rows.count
+        rows.append(Row(series: key, cells: Array(cells)))
       }
     }
-    // One string to compare rather than five: with a full table the order is most of a scrape.
-    return rows.map { (order: order($0.key), row: $0) }.sorted { $0.order < $1.order }
-      .map { ($0.row.key, $0.row.value) }
+  }
+
+  /// At most `WorkerMetrics.exemplarsMax` of them.
+  private func takeExemplars(of worker: WorkerMetricsSnapshot) {
+    let perSeries = WorkerMetrics.Cell.perSeries
+    for (cell, exemplar) in worker.exemplars {
+      let key = worker.series[cell / perSeries]
+      guard let place = places[key] ?? places[.other(key.direction)] else { continue }
+      let bucket = cell % perSeries - WorkerMetrics.Cell.buckets
+      let before = rows[place].exemplars[bucket]
+      if before.map({ $0.unixNanoseconds < exemplar.unixNanoseconds }) ?? true {
+        rows[place].exemplars[bucket] = exemplar
+      }
+    }
+  }
+
+  /// Each row is put where it belongs among those before it: one string to compare rather than five, and never all rows at
+  /// once.
+  private func planOrder() {
+    inSlices(rows.count, Self.seriesPerStep * 4) { page, range in
+      for index in range { page.insert(index) }
+    }
+    work.append { $0.planRequests() }
+  }
+
+  private func insert(_ index: Int) {
+    let key = Self.order(rows[index].series)
+    var low = 0
+    var high = inOrder.count
+    while low < high {
+      let middle = (low + high) / 2
+      if inOrder[middle].key < key { low = middle + 1 } else { high = middle }
+    }
+    inOrder.insert((key, index), at: low)
   }
 
   private static func order(_ series: MetricSeries) -> String {
@@ -133,27 +286,30 @@ package enum MetricsPage {
     ]
   }
 
-  private static func writeRequests(_ rows: [(MetricSeries, [UInt64])], _ page: PageWriter) {
-    let requests = "micro_sidecar_requests_total"
-    page.head(requests, "counter", "Requests that ended, by what they came to.")
-    for (series, cells) in rows {
-      let labels = labels(series)
-      for (index, outcome) in MetricOutcome.labels.enumerated() where cells[index] > 0 {
-        page.sample(requests, labels + [("outcome", outcome)], "\(cells[index])")
+  private func writeCounts(_ range: Range<Int>) {
+    for place in inOrder[range] {
+      let row = rows[place.row]
+      let labels = Self.labels(row.series)
+      for (index, outcome) in MetricOutcome.labels.enumerated() where row.cells[index] > 0 {
+        page.sample("micro_sidecar_requests_total", labels + [("outcome", outcome)], "\(row.cells[index])")
       }
     }
+  }
+
+  private static let bounds = WorkerMetrics.bounds.map { PageWriter.seconds(UInt64($0)) } + ["+Inf"]
+
+  private func writeDurations(_ range: Range<Int>) {
     let duration = "micro_sidecar_request_duration_seconds"
-    page.head(duration, "histogram", "Time from a request's first byte to the end of its reply.")
-    let bounds = WorkerMetrics.bounds.map { PageWriter.seconds(UInt64($0)) } + ["+Inf"]
-    for (series, cells) in rows {
+    for place in inOrder[range] {
+      let row = rows[place.row]
       // Twenty lines with the same labels each: written once, then copied.
-      let labels = PageWriter.block(labels(series))
+      let labels = PageWriter.block(Self.labels(row.series))
       var count: UInt64 = 0
-      for (bucket, bound) in bounds.enumerated() {
-        count &+= cells[WorkerMetrics.Cell.buckets + bucket]
-        page.bucket(duration, labels, bound, count)
+      for (bucket, bound) in Self.bounds.enumerated() {
+        count &+= row.cells[WorkerMetrics.Cell.buckets + bucket]
+        page.bucket(duration, labels, bound, count, form == .openMetrics ? row.exemplars[bucket] : nil)
       }
-      page.line(duration, "_sum{", labels, PageWriter.seconds(cells[WorkerMetrics.Cell.sum]))
+      page.line(duration, "_sum{", labels, PageWriter.seconds(row.cells[WorkerMetrics.Cell.sum]))
       page.line(duration, "_count{", labels, "\(count)")
     }
   }
@@ -163,9 +319,16 @@ package enum MetricsPage {
 private final class PageWriter {
   let buffer: ByteBuffer
 
-  init(capacity: Int = 16 * 1024) { buffer = ByteBuffer(capacity: capacity) }
+  private let isOpenMetrics: Bool
+
+  init(capacity: Int = 16 * 1024, isOpenMetrics: Bool = false) {
+    buffer = ByteBuffer(capacity: capacity)
+    self.isOpenMetrics = isOpenMetrics
+  }
 
   func head(_ name: String, _ kind: String, _ help: String) {
+    // There a counter's family has no `_total`, which its samples have.
+    let name = isOpenMetrics && kind == "counter" && name.hasSuffix("_total") ? String(name.dropLast(6)) : name
     buffer.append("# HELP ")
     buffer.append(name)
     buffer.append(UInt8(ascii: " "))
@@ -196,7 +359,9 @@ private final class PageWriter {
     return writer.buffer
   }
 
-  func bucket(_ family: String, _ labels: ByteBuffer, _ bound: String, _ count: UInt64) {
+  func bucket(
+    _ family: String, _ labels: ByteBuffer, _ bound: String, _ count: UInt64, _ exemplar: WorkerMetrics.Exemplar?
+  ) {
     buffer.append(family)
     buffer.append("_bucket{")
     buffer.append(labels.bytes)
@@ -204,6 +369,15 @@ private final class PageWriter {
     buffer.append(bound)
     buffer.append("\"} ")
     buffer.append(decimal: count)
+    if let exemplar {
+      buffer.append(" # {trace_id=\"")
+      TraceContext.append(hex: exemplar.traceHigh, to: buffer)
+      TraceContext.append(hex: exemplar.traceLow, to: buffer)
+      buffer.append("\"} ")
+      buffer.append(Self.seconds(UInt64(max(exemplar.latency, 0))))
+      buffer.append(UInt8(ascii: " "))
+      buffer.append(Self.seconds(UInt64(max(exemplar.unixNanoseconds, 0)) / 1_000_000 * 1_000_000))
+    }
     buffer.append(0x0A as UInt8)
   }
 

@@ -65,6 +65,18 @@ package enum MetricCounter: Int, CaseIterable, Sendable {
   /// Dials begun, those of them that failed, and attempts that needed none.
   case dials, dialsFailed, dialsReused
   case retries
+  /// Repetitions that the retry budget did not pay for.
+  case retriesUnpaid
+  case hedges, hedgesWon
+  case attemptsTimedOut
+  case ejections, ejectionsEnded
+  /// Lines and spans that nobody took in time.
+  case accessLogDropped, spansDropped
+  case healthChecks, healthChecksFailed
+  /// Trouble made on purpose.
+  case faultDelays, faultAborts
+  /// Calls made at a second service as well, and those that were not because too many were under way.
+  case mirrors, mirrorsDropped
   case bytesFromCallers, bytesToCallers, bytesFromNodes, bytesToNodes
 }
 
@@ -93,16 +105,30 @@ package final class WorkerMetrics {
     static let perSeries = sum + 1
   }
 
+  /// The latest sampled request that fell into a bucket, so that a slow one can be looked at.
+  package struct Exemplar: Sendable {
+    package var traceHigh: UInt64
+    package var traceLow: UInt64
+    package var latency: Int64
+    package var unixNanoseconds: Int64
+  }
+
+  /// Buckets with an exemplar; beyond it no further one gets any.
+  package static let exemplarsMax = 1024
+
   /// Stands for a series of one worker; resolve it once and keep it. Good for the life of its worker.
   package struct Handle: Sendable { fileprivate let offset: Int }
 
   private var series: [MetricSeries] = []
+  private var exemplars: [Int: Exemplar] = [:]
   private var handles: [MetricSeries: Int] = [:]
   private var cells: UnsafeMutablePointer<UInt64>
   private var capacity: Int
   private let counters: UnsafeMutablePointer<UInt64>
   private let gauges: UnsafeMutablePointer<Int64>
   private let bounds: UnsafeMutablePointer<Int64>
+  /// The most that a turn of taking over changes of registries has cost, in nanoseconds of the processor.
+  private var longestApply: Int64 = 0
   private let bucketOffset = Cell.buckets
   private let sumOffset = Cell.sum
 
@@ -141,6 +167,18 @@ package final class WorkerMetrics {
     row[sumOffset] &+= UInt64(bitPattern: latency)
   }
 
+  /// A request that was counted with that latency is traced.
+  package func note(_ handle: Handle, _ exemplar: Exemplar) {
+    var bucket = 0
+    while bounds[bucket] < exemplar.latency { bucket &+= 1 }
+    let cell = handle.offset &+ bucketOffset &+ bucket
+    guard exemplars[cell] != nil || exemplars.count < Self.exemplarsMax else { return }
+    exemplars[cell] = exemplar
+  }
+
+  /// Bytes of memory behind the counters.
+  package var heldBytes: Int { capacity * Cell.perSeries * 8 }
+
   @inline(__always)
   package func add(_ counter: MetricCounter, _ amount: Int = 1) {
     counters[counter.rawValue] &+= UInt64(bitPattern: Int64(amount))
@@ -151,6 +189,8 @@ package final class WorkerMetrics {
 
   @inline(__always)
   package func set(_ gauge: MetricGauge, _ value: Int) { gauges[gauge.rawValue] = Int64(value) }
+
+  package func recordApply(_ nanoseconds: Int64) { longestApply = max(longestApply, nanoseconds) }
 
   // MARK: Series
 
@@ -188,7 +228,31 @@ package final class WorkerMetrics {
       series: series,
       cells: Array(UnsafeBufferPointer(start: cells, count: series.count * Cell.perSeries)),
       counters: Array(UnsafeBufferPointer(start: counters, count: MetricCounter.allCases.count)),
-      gauges: Array(UnsafeBufferPointer(start: gauges, count: MetricGauge.allCases.count)))
+      gauges: Array(UnsafeBufferPointer(start: gauges, count: MetricGauge.allCases.count)), longestApply: longestApply,
+      exemplars: exemplars)
+  }
+}
+
+/// All requests of all workers in one row.
+struct RequestTotals {
+  var requests: UInt64 = 0
+  var failures: UInt64 = 0
+  var nanoseconds: UInt64 = 0
+  var buckets = [UInt64](repeating: 0, count: WorkerMetrics.bounds.count + 1)
+
+  init(_ workers: [WorkerMetricsSnapshot]) {
+    for worker in workers {
+      for index in worker.series.indices {
+        let row = worker.cells[(index * WorkerMetrics.Cell.perSeries)..<((index + 1) * WorkerMetrics.Cell.perSeries)]
+        let start = row.startIndex
+        for outcome in 0..<MetricOutcome.count {
+          requests &+= row[start + outcome]
+          if outcome > 0 { failures &+= row[start + outcome] }
+        }
+        for bucket in buckets.indices { buckets[bucket] &+= row[start + WorkerMetrics.Cell.buckets + bucket] }
+        nanoseconds &+= row[start + WorkerMetrics.Cell.sum]
+      }
+    }
   }
 }
 
@@ -199,6 +263,9 @@ package struct WorkerMetricsSnapshot: Sendable {
   let cells: [UInt64]
   let counters: [UInt64]
   let gauges: [Int64]
+  let longestApply: Int64
+  /// By the index of the bucket's cell.
+  let exemplars: [Int: WorkerMetrics.Exemplar]
 
   /// All requests counted, whatever their outcome.
   package var requests: UInt64 {

@@ -8,6 +8,8 @@ public struct PluginEnvironment: @unchecked Sendable {
   /// This plug-in's own settings: what follows the colon of `file:services.yaml`, and the address list.
   public let argument: String?
   public let addresses: [String]
+  /// Takes note of certificates that a plug-in uses.
+  package var certificates = CertificateTable()
 
   public init(driver: any HostDriver, log: any LogSink, argument: String? = nil, addresses: [String] = []) {
     self.driver = driver

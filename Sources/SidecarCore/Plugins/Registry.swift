@@ -32,6 +32,23 @@ public enum RegistryEvent: Equatable, Sendable {
   case remove(Service)
 }
 
+/// Entries that a registry holds and that were not taken over, each time they were met.
+public struct SkippedEntries: Equatable, Sendable {
+  /// They make no sense.
+  public var asGarbage = 0
+  /// A limit was reached.
+  public var asFull = 0
+
+  public init(asGarbage: Int = 0, asFull: Int = 0) {
+    self.asGarbage = asGarbage
+    self.asFull = asFull
+  }
+
+  static func + (one: SkippedEntries, other: SkippedEntries) -> SkippedEntries {
+    SkippedEntries(asGarbage: one.asGarbage &+ other.asGarbage, asFull: one.asFull &+ other.asFull)
+  }
+}
+
 public enum WatchScope: Equatable, Sendable {
   case all
   case service(ServiceName)
@@ -50,11 +67,18 @@ public protocol Registry: Sendable {
   /// Services write themselves in here and renew that, so after an outage it may lack nodes that are there all the same.
   /// False for a registry that is kept by others, such as DNS: what it does not say is not.
   var mayForget: Bool { get }
+  /// Entries that this plug-in left out itself since it was made, for metrics; what it tells of and others skip is counted
+  /// by those. Read on the control loop.
+  var skipped: SkippedEntries { get }
   /// Writes the nodes of `service`, replacing those of the same id. Called again within `ttl` to keep them: an entry
   /// not renewed for `ttl` may vanish. Nil: it stays until deregistered. Twice with equal values changes nothing.
   func register(_ service: Service, ttl: Duration?) async throws(RegistryError)
   /// Removes the nodes of `service` by id. A node that is not there is no error.
   func deregister(_ service: Service) async throws(RegistryError)
+  /// Another process of this host has registered the nodes of `service` under the same ids and holds them from now on: what
+  /// this instance keeps of them in memory is forgotten, and nobody is told. Called on the control loop. For registries
+  /// whose members speak for their nodes; others have nothing to do.
+  func release(_ service: Service)
   /// The versions of a service with their nodes; `.notFound` when there is none.
   func lookup(_ name: ServiceName) async throws(RegistryError) -> [Service]
   /// The names of all services, sorted, each once.
@@ -63,9 +87,15 @@ public protocol Registry: Sendable {
   /// only by throwing; cancel the task to stop. `onEvent` is awaited, so a slow reader holds the watch back.
   func watch(_ scope: WatchScope, onEvent: @escaping @Sendable (RegistryEvent) async -> Void)
     async throws(RegistryError)
+  /// The last call, when the process ends, after what was written was taken out: says goodbye where others look for us.
+  /// On the control loop; must not wait.
+  func close()
 }
 
 extension Registry {
+  public func close() {}
   public var keepsEntries: Bool { true }
   public var mayForget: Bool { true }
+  public var skipped: SkippedEntries { SkippedEntries() }
+  public func release(_ service: Service) {}
 }

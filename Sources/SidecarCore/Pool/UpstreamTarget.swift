@@ -3,7 +3,8 @@
 /// What the pool knows of one address. Loop-confined; one for each worker.
 package final class UpstreamTarget {
   /// Connections open at once above which a call is answered with `overloaded` rather than another dial.
-  package static let connectionsMax = 1024
+  package var connectionsMax = connectionsMaxDefault
+  package static let connectionsMaxDefault = 1024
 
   package let address: DialTarget
   /// What goes into `Host:`, go-micro's way: the address as registered.
@@ -61,7 +62,7 @@ package final class UpstreamTarget {
         return .ready(connection)
       }
     }
-    guard openCount < Self.connectionsMax else { return .full }
+    guard openCount < connectionsMax else { return .full }
     openCount += 1
     worker.openUpstreams += 1
     worker.metrics.add(.dials)
@@ -72,7 +73,7 @@ package final class UpstreamTarget {
 
   /// Counts a connection that a stream makes for itself; false when there are too many.
   func reserveConnection() -> Bool {
-    guard openCount < Self.connectionsMax else { return false }
+    guard openCount < connectionsMax else { return false }
     openCount += 1
     worker.openUpstreams += 1
     worker.metrics.add(.dials)

@@ -26,6 +26,36 @@ package final class Route {
     handles = Array(repeating: nil, count: CallerForm.allCases.count)
   }
 
+  /// What `policy` answers, and as of which table.
+  private var knownPolicy: (policy: EndpointPolicy, table: PolicyTable)?
+  /// What `isIdempotent` answers, and as of which revision of the service.
+  private var knownIdempotent: (answer: Bool, service: UInt64) = (false, .max)
+
+  /// What holds for calls of it.
+  @inline(__always)
+  func policy(_ worker: Worker) -> EndpointPolicy {
+    if let knownPolicy, knownPolicy.table === worker.policies { return knownPolicy.policy }
+    return findPolicy(worker)
+  }
+
+  private func findPolicy(_ worker: Worker) -> EndpointPolicy {
+    let policy = worker.policies.endpoint(service.name, endpoint.text)
+    knownPolicy = (policy, worker.policies)
+    return policy
+  }
+
+  /// Whether a call may be made twice, as far as the configuration and the registries say.
+  func isIdempotent(_ worker: Worker) -> Bool {
+    if let answer = policy(worker).values.isIdempotent { return answer }
+    if knownIdempotent.service != service.revision {
+      knownIdempotent = (service.isIdempotent(endpoint.text), service.revision)
+    }
+    return knownIdempotent.answer
+  }
+
+  /// The latencies of its calls, by which hedges go; made when first asked for.
+  private(set) lazy var quantile = LatencyQuantile()
+
   /// Where its streams go.
   var target: StreamTarget { .service(self) }
 

@@ -9,8 +9,11 @@ package final class NodeState {
   package let target: UpstreamTarget
   /// The header line that tells a caller which node answered.
   let truthHeader: FixedBytes
-  /// Passed over while another node can be had, after a refused dial.
-  package internal(set) var avoidUntil = Instant(nanoseconds: 0)
+  /// Its position among the nodes of its service; -1 once it has left.
+  package internal(set) var index = -1
+  /// Health checks in a row that went that way.
+  var probeFailures = 0
+  var probeSuccesses = 0
   /// Takes every payload as it comes, over HTTP: `format(for:)` would only say so.
   fileprivate(set) var isPlain: Bool
   /// What it has no codec for, as it said.
@@ -76,8 +79,6 @@ protocol ResolutionWaiter: AnyObject {
 
 /// One service on one worker. Loop-confined.
 package final class ServiceTable {
-  /// How long a node is passed over after a dial it refused, in nanoseconds.
-  static let avoidTime: Int64 = 1_000_000_000
   /// Calls that may wait for the registries' first answer; more are answered with `overloaded`.
   package static let waitersMax = 1024
 
@@ -103,14 +104,23 @@ package final class ServiceTable {
   package private(set) var revision: UInt64 = 0
   package private(set) var isStale = false
   var selector: any Selector
-  /// Some node may be marked to be avoided.
-  var mayAvoid = false
+  /// By what a call is sent; nil: by nothing.
+  private(set) var keyRule: KeyRule?
+  /// How loaded and how well the nodes are.
+  package let set: NodeSet
+  package private(set) var policy: ServicePolicy
+  var budget: RetryBudget
+  var gate = CallGate()
+  /// Asks the nodes whether they are well, if the policy wants that.
+  private var prober: NodeProber?
   var waiting: [any ResolutionWaiter] = []
   /// What its nodes said of their messages.
   var description = Description()
   private var versions: Set<String> = []
   /// Which endpoints the registries know, and whether they are streams.
   private var endpoints: [String: Bool] = [:]
+  /// Endpoints whose calls may be made twice, as their metadata say.
+  private var idempotent: Set<String> = []
   /// What the registries say of their requests; only of those of which they say something.
   private var requests: [String: Value] = [:]
   private unowned let worker: Worker
@@ -119,8 +129,60 @@ package final class ServiceTable {
     self.name = name
     nameBytes = FixedBytes(name)
     self.worker = worker
-    selector = worker.settings.makeSelector()
+    policy = worker.policies.service(name)
+    selector = worker.makeSelector(policy)
+    keyRule = worker.keyRule(policy)
+    set = NodeSet(policy, zone: worker.settings.zone)
+    budget = RetryBudget(policy.budget, parts: worker.settings.workers, now: worker.driver.now)
+    watchEjections()
+    startProber()
   }
+
+  private func startProber() {
+    prober?.stop()
+    prober = policy.healthCheck.map { NodeProber(self, worker, $0) }
+  }
+
+  /// The service is forgotten, or its worker stops.
+  func stopProber() {
+    prober?.stop()
+    prober = nil
+  }
+
+  private func watchEjections() {
+    set.onChange = { [unowned self] index, health, isOut in
+      guard nodes.indices.contains(index) else { return }
+      worker.metrics.add(isOut ? .ejections : .ejectionsEnded)
+    }
+  }
+
+  /// The configuration changed.
+  func replacePolicy() {
+    let policy = worker.policies.service(name)
+    guard policy != self.policy else { return }
+    keyRule = worker.keyRule(policy)
+    if policy.selector != self.policy.selector || (policy.affinity == nil) != (self.policy.affinity == nil) {
+      selector = worker.makeSelector(policy)
+      selector.rebuild(Candidates(revision: revision, nodes: candidates))
+    }
+    if policy.budget != self.policy.budget {
+      budget = RetryBudget(policy.budget, parts: worker.settings.workers, now: worker.driver.now)
+    }
+    let isProbedOtherwise = policy.healthCheck != self.policy.healthCheck
+    self.policy = policy
+    if isProbedOtherwise { startProber() }
+    for node in nodes { node.target.connectionsMax = policy.limits.connectionsPerNode }
+    set.replacePolicy(policy, candidates: candidates, now: worker.driver.now)
+    // A higher limit lets in some of those who wait.
+    while let next = gate.next(policy.limits) { next.admitted() }
+  }
+
+  /// A call that was let in has ended.
+  func leaveGate() {
+    gate.leave(policy.limits)?.admitted()
+  }
+
+  private var candidates: [Candidate] { nodes.map { Candidate(node: $0.node, version: $0.version) } }
 
   /// Takes over what the registries say now. Nodes that stay keep their connections.
   func update(_ entry: ServiceEntry) {
@@ -131,11 +193,13 @@ package final class ServiceTable {
     var known: [String: NodeState] = [:]
     for state in nodes { known[state.node.id] = state }
     var kept: [NodeState] = []
+    var keptNodes: [CatalogNode] = []
     uncallable.removeAll()
     for catalogNode in entry.nodes {
       if let state = known[catalogNode.node.id], state.update(catalogNode, of: name, worker: worker) {
         known[catalogNode.node.id] = nil
         kept.append(state)
+        keptNodes.append(catalogNode)
         continue
       }
       let state = NodeState(catalogNode, of: name, worker: worker)
@@ -145,14 +209,24 @@ package final class ServiceTable {
         uncallable.append(catalogNode.node)
       } else {
         kept.append(state)
+        keptNodes.append(catalogNode)
       }
     }
     // By identity: a registry may hold one id twice.
     let stays = Set(kept.map { ObjectIdentifier($0) })
-    for state in nodes where !stays.contains(ObjectIdentifier(state)) { state.target.retire() }
+    for state in nodes where !stays.contains(ObjectIdentifier(state)) {
+      state.index = -1
+      state.target.retire()
+    }
+    let previous = kept.map(\.index)
     nodes = kept
-    selector.rebuild(
-      Candidates(revision: revision, nodes: nodes.map { Candidate(node: $0.node, version: $0.version) }))
+    for (index, state) in kept.enumerated() {
+      state.index = index
+      state.target.connectionsMax = policy.limits.connectionsPerNode
+    }
+    let candidates = candidates
+    set.rebuild(keptNodes, candidates: candidates, previous: previous, now: worker.driver.now)
+    selector.rebuild(Candidates(revision: revision, nodes: candidates))
     let versions = Set(entry.versions.map(\.version))
     if versions != self.versions {
       self.versions = versions
@@ -160,10 +234,12 @@ package final class ServiceTable {
     }
     endpoints.removeAll()
     requests.removeAll()
+    idempotent.removeAll()
     for version in entry.versions {
       for endpoint in version.endpoints {
         let isStream = endpoint.metadata["stream"] == "true" || endpoints[endpoint.name] == true
         endpoints[endpoint.name] = isStream
+        if endpoint.metadata["idempotent"] == "true" { idempotent.insert(endpoint.name) }
         if let request = endpoint.request, !request.values.isEmpty, requests[endpoint.name] == nil {
           requests[endpoint.name] = request
         }
@@ -174,11 +250,19 @@ package final class ServiceTable {
   /// Whether the registries know the endpoint for a stream; nil when they do not list it. `Route.isStream` remembers it.
   func isStream(_ endpoint: String) -> Bool? { endpoints[endpoint] }
 
+  /// Whether the registries say that calls of the endpoint may be made twice.
+  func isIdempotent(_ endpoint: String) -> Bool { !idempotent.isEmpty && idempotent.contains(endpoint) }
+
   /// The fields of an endpoint's request and their types, where a registry tells.
   func request(of endpoint: String) -> Value? { requests.isEmpty ? nil : requests[endpoint] }
 
   /// Why no node of it can be picked.
   var noNodeError: SidecarError {
+    if set.areAllFull {
+      return SidecarError(
+        .overloaded,
+        "each node of \(name) has \(policy.limits.inFlightPerNode) calls under way, as many as its policy allows")
+    }
     guard nodes.isEmpty, let node = uncallable.first else { return .noHealthyNode(name) }
     return SidecarError(
       .unsupportedNodeDialect,
@@ -189,22 +273,18 @@ package final class ServiceTable {
 
   func removeAll(at now: Instant) {
     status = .absent(since: now)
+    stopProber()
     // Nobody will be asked any more; those who wait find out that there is no node.
     let waiting = description.waiting
     description = Description()
     worker.driver.later { for waiter in waiting { waiter.described() } }
-    for node in nodes { node.target.retire() }
+    for node in nodes {
+      node.index = -1
+      node.target.retire()
+    }
     nodes = []
     uncallable = []
+    set.rebuild([], candidates: [], previous: [], now: now)
     selector.rebuild(Candidates(revision: revision, nodes: []))
-  }
-
-  /// The nodes to pass over at first, as a mask of indices.
-  func avoided(_ now: Instant) -> UInt64 {
-    guard mayAvoid else { return 0 }
-    var mask: UInt64 = 0
-    for (index, node) in nodes.prefix(64).enumerated() where node.avoidUntil > now { mask |= 1 &<< UInt64(index) }
-    if mask == 0 { mayAvoid = false }
-    return mask
   }
 }

@@ -139,6 +139,9 @@ public final class BufferPool {
 
   public init() {}
 
+  /// Bytes of memory behind the buffers that wait here.
+  package var heldBytes: Int { free.reduce(0) { $0 + $1.capacity } }
+
   public func take() -> ByteBuffer { free.popLast() ?? ByteBuffer(capacity: 2048) }
 
   /// In debug builds what the buffer held is overwritten, so that who still reads it is found out.

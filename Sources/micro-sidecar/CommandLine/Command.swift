@@ -25,11 +25,37 @@ enum Command: Equatable, Sendable {
   case call(CallArguments)
   /// Of a service's nodes, or of one `address`; without a service, of the sidecar that runs here.
   case health(service: String?, address: String?)
+  /// Why calls of an endpoint go where they go.
+  case explain(service: String, endpoint: String)
+  /// Requests as they end, with filters such as `service` and `go.micro.*`.
+  case tap([FlagValue])
   case doctor
-  case config
+  /// Is the sidecar that runs here ready? Asked once, or for as long as it may take, in nanoseconds.
+  case ready(wait: Int64?)
+  /// Takes the sidecar that runs here out of the registry, and ends that many nanoseconds after it was told to.
+  case drain(Int64)
+  /// Puts a new process in the place of the sidecar that runs here.
+  case restart
+  /// The Kubernetes admission webhook.
+  case injector
+  case config(ConfigView)
+  /// Looks for mistakes in the settings, those of `file` if one is named, and starts nothing.
+  case checkConfig(file: String?)
+  case completion(Shell)
+  /// The manual page.
+  case manual
   case version
   /// Of a verb, of `settings`, or of all.
   case help(String?)
+}
+
+/// What `config` prints.
+enum ConfigView: Equatable, Sendable {
+  case values
+  /// The JSON Schema of the file.
+  case schema
+  /// docs/configuration.md.
+  case reference
 }
 
 enum OutputFormat: String, CaseIterable, Sendable {
@@ -53,11 +79,7 @@ struct CommandInvocation: Equatable, Sendable {
   init(parsing arguments: [String]) {
     let scanned = FlagScanner.scan(
       arguments,
-      options: [
-        OptionRule("output", "o", takesValue: true), OptionRule("address", takesValue: true),
-        OptionRule("metadata", takesValue: true), OptionRule("help", "h", takesValue: false),
-        OptionRule("version", "v", takesValue: false),
-      ])
+      options: CommandOption.all.map(\.rule))
     command = .help(nil)
     flags = scanned.settings
     problems = scanned.problems
@@ -80,6 +102,7 @@ struct CommandInvocation: Equatable, Sendable {
     if let word = scanned.options.last(where: { $0.flag == "output" })?.value { takeOutput(word) }
     takeVerb(words, rest: scanned.rest)
     takeCallOptions(scanned.options)
+    takeViews(scanned.options)
   }
 
   private mutating func fail(_ message: String) { problems.append(SettingProblem(.commandLine, message)) }
@@ -96,15 +119,28 @@ struct CommandInvocation: Equatable, Sendable {
     ("deregister", "micro-sidecar deregister service JSON", "take nodes of a service out of the registry"),
     ("call", "micro-sidecar call SERVICE ENDPOINT [JSON]", "call an endpoint and print its reply"),
     ("health", "micro-sidecar health [SERVICE]", "health of a service's nodes, or of the sidecar"),
+    ("explain", "micro-sidecar explain SERVICE [ENDPOINT]", "why calls go where they go: nodes, scores, limits"),
+    (
+      "tap", "micro-sidecar tap [FIELD=VALUE …]",
+      "requests as they end, at MICRO_ADMIN_ADDRESS"
+    ),
+    ("ready", "micro-sidecar ready", "is the sidecar that runs here ready? for health checks"),
+    ("wait", "micro-sidecar wait [DURATION]", "wait until the sidecar takes calls, 60s at most or DURATION"),
+    ("drain", "micro-sidecar drain [DURATION]", "leave the registry, and give callers DURATION to hear of it"),
+    ("restart", "micro-sidecar restart", "a new process in the place of the running one, without a lost call"),
+    ("injector", "micro-sidecar injector", "the Kubernetes webhook that puts sidecars into pods"),
     ("doctor", "micro-sidecar doctor", "what is wrong here, and what to do about it"),
-    ("config", "micro-sidecar config", "each setting, its value and where it came from"),
+    ("config", "micro-sidecar config [--schema | --reference]", "each setting, its value and where it came from"),
+    ("check-config", "micro-sidecar check-config [FILE]", "what is wrong with the settings; starts nothing"),
+    ("completion", "micro-sidecar completion bash|zsh|fish", "completion of commands and settings for a shell"),
+    ("man", "micro-sidecar man", "the manual page, for man -l -"),
     ("version", "micro-sidecar version", "the version"),
     ("help", "micro-sidecar help [VERB | settings]", "this, a verb or all settings"),
   ]
 
   /// Words of the product's other versions, so that they are not taken for slips.
   static let laterVerbs = [
-    "wait", "stream", "publish", "subscribe", "stats", "explain", "api", "web", "bot", "cli",
+    "stream", "publish", "subscribe", "stats", "api", "web", "bot", "cli",
   ]
 
   private mutating func takeVerb(_ words: [String], rest: [String]?) {
@@ -126,8 +162,21 @@ struct CommandInvocation: Equatable, Sendable {
       takeCall(arguments, rest)
     case "health":
       command = expect(0...1, arguments, rest, verb) { .health(service: $0.first, address: nil) }
+    case "explain":
+      command = expect(1...2, arguments, rest, verb) {
+        $0[0].isEmpty ? nil : .explain(service: $0[0], endpoint: $0.count > 1 ? $0[1] : "Debug.Health")
+      }
+    case "tap": takeTap(arguments + (rest ?? []))
+    case "ready": command = expect(0, arguments, rest, verb) { _ in .ready(wait: nil) }
+    case "wait": takeDuration(verb, arguments, rest, default: 60_000_000_000) { .ready(wait: $0) }
+    case "drain": takeDuration(verb, arguments, rest, default: 0) { .drain($0) }
+    case "restart": command = expect(0, arguments, rest, verb) { _ in .restart }
+    case "injector": command = expect(0, arguments, rest, verb) { _ in .injector }
     case "doctor": command = expect(0, arguments, rest, verb) { _ in .doctor }
-    case "config": command = expect(0, arguments, rest, verb) { _ in .config }
+    case "config": command = expect(0, arguments, rest, verb) { _ in .config(.values) }
+    case "check-config": command = expect(0...1, arguments, rest, verb) { .checkConfig(file: $0.first) }
+    case "completion": command = expect(1, arguments, rest, verb) { Shell(rawValue: $0[0]).map { .completion($0) } }
+    case "man": command = expect(0, arguments, rest, verb) { _ in .manual }
     case "version": command = expect(0, arguments, rest, verb) { _ in .version }
     case "help": command = expect(0...2, arguments, rest, verb) { .help($0.first) }
     default: failUnknown(verb)
@@ -170,6 +219,17 @@ struct CommandInvocation: Equatable, Sendable {
     fail("expected \(usage)")
   }
 
+  /// A verb with at most one word, a duration of up to an hour.
+  private mutating func takeDuration(
+    _ verb: String, _ arguments: [String], _ rest: [String]?, default nanoseconds: Int64, _ make: (Int64) -> Command
+  ) {
+    command = expect(0...1, arguments, rest, verb) { words in
+      guard let word = words.first else { return make(nanoseconds) }
+      guard let duration = GoDuration.parse(word), (.zero ... .seconds(3600)).contains(duration) else { return nil }
+      return make(duration.saturatingNanoseconds)
+    }
+  }
+
   private mutating func takeRun(_ arguments: [String], _ rest: [String]?) {
     guard arguments.isEmpty, let rest, let program = rest.first, !program.isEmpty else {
       command = .help("run")
@@ -201,6 +261,20 @@ struct CommandInvocation: Equatable, Sendable {
     }
   }
 
+  static let tapFilters = ["service", "endpoint", "node", "status", "direction", "rate"]
+
+  private mutating func takeTap(_ words: [String]) {
+    var filters: [FlagValue] = []
+    for word in words {
+      guard let equals = word.firstIndex(of: "="), Self.tapFilters.contains(String(word[..<equals])) else {
+        command = .help("tap")
+        return failUsage("tap")
+      }
+      filters.append(FlagValue(String(word[..<equals]), String(word[word.index(after: equals)...])))
+    }
+    command = .tap(filters)
+  }
+
   /// The request may come as several words, which a shell makes of unquoted JSON with spaces.
   private mutating func takeCall(_ arguments: [String], _ rest: [String]?) {
     let words = arguments + (rest ?? [])
@@ -227,6 +301,17 @@ struct CommandInvocation: Equatable, Sendable {
       return
     }
     output = format
+  }
+
+  private mutating func takeViews(_ options: [FlagValue]) {
+    for option in options {
+      guard let view = ["schema": ConfigView.schema, "reference": .reference][option.flag] else { continue }
+      guard command == .config(.values) || command == .config(view) else {
+        fail("--\(option.flag) does not go with this command")
+        continue
+      }
+      command = .config(view)
+    }
   }
 
   private mutating func takeCallOptions(_ options: [FlagValue]) {

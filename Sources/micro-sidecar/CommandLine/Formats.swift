@@ -176,7 +176,10 @@ enum Formats {
   static func problems(_ problems: [SettingProblem], _ output: OutputFormat, _ style: Style) -> String {
     if output == .json {
       let rows = problems.map { problem in
-        ["source": .string(problem.source.description), "message": .string(problem.message)] as JSONValue
+        [
+          "source": .string(problem.source.description), "line": problem.line.map { .number("\($0)") } ?? .null,
+          "message": .string(problem.message),
+        ] as JSONValue
       }
       return json(["errors": .array(rows)])
     }
@@ -184,6 +187,8 @@ enum Formats {
   }
 
   // MARK: Helpers
+
+  static func document(_ value: JSONValue) -> String { json(value) }
 
   /// A document and a line break. What JSON allows and a terminal obeys is escaped; it can only stand inside strings.
   private static func json(_ value: JSONValue, _ layout: JSONValue.Layout = .tabbed) -> String {

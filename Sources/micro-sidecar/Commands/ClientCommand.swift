@@ -24,22 +24,21 @@ final class ClientCommand: @unchecked Sendable {
   }
 
   func run() -> Int32 {
-    let driver: UVDriver
-    do { driver = try UVDriver() } catch {
-      Terminal.error("\(error)\n")
-      return ExitCode.systemRefused.rawValue
-    }
-    let session = LoopValue(driver)
-    let task = Task(executorPreference: driver.executor) { [self] in
-      await carryOut(session.value)
-      session.value.stop()
-    }
-    driver.run()
-    _ = task
-    return code.rawValue
+    runOnLoop { [self] driver in
+      await carryOut(driver)
+      return code
+    }.rawValue
   }
 
   private func carryOut(_ driver: UVDriver) async {
+    if case .tap(let filters) = command {
+      let failure = await TapCommand(settings, output, driver).run(filters)
+      if let failure {
+        Terminal.error(failure + "\n")
+        code = .unavailable
+      }
+      return
+    }
     if command == .doctor {
       let findings = await Doctor(settings: settings, plugins: plugins, driver: driver).examine()
       Terminal.print(Formats.findings(findings, output, Terminal.style))
@@ -78,7 +77,11 @@ final class ClientCommand: @unchecked Sendable {
       let status = isHealthy ? "ok" : String(decoding: reply.body, as: UTF8.self).trimmingLineEnd
       Terminal.print(Formats.health(status: status, isHealthy: isHealthy, output, Terminal.style))
       code = isHealthy ? .ok : .failed
-    case .serve, .run, .register, .deregister, .doctor, .config, .version, .help: break
+    case .explain(let service, let endpoint): try await explain(service, endpoint, peer)
+    case .serve, .run, .tap, .register, .deregister, .doctor, .ready, .drain, .restart, .injector, .config,
+      .checkConfig,
+      .completion, .manual, .version, .help:
+      break
     }
   }
 
@@ -125,6 +128,16 @@ final class ClientCommand: @unchecked Sendable {
     return try await peer.send(
       "POST", "/rpc", fields: [("Content-Type", "application/json")] + metadata.map { ($0.flag, $0.value) },
       body: Array(body.utf8), timeout: settings.requestTimeout.saturatingNanoseconds + Self.grace)
+  }
+
+  private func explain(_ service: ServiceName, _ endpoint: String, _ peer: SidecarPeer) async throws(LocalFailure) {
+    // A path as a call would have it, or names.
+    let query =
+      service.hasPrefix("/")
+      ? "path=" + percentEncode(service) : "service=\(percentEncode(service))&endpoint=\(percentEncode(endpoint))"
+    let reply = try await peer.send("GET", "/explain?" + query)
+    guard reply.status == 200, let explanation = JSONValue.parsed(reply.body) else { return fail(reply) }
+    Terminal.print(Formats.explanation(explanation, output, Terminal.style))
   }
 
   /// Asks Debug.Health of every node, all at once.

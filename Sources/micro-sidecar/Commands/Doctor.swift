@@ -42,7 +42,8 @@ struct Doctor {
     let path = subject == "admin" ? "/livez" : "/health"
     do throws(LocalFailure) {
       let reply = try await LocalRequest.send(
-        driver, to: address, method: "GET", target: path, timeout: 2_000_000_000)
+        driver, to: address, method: "GET", target: path,
+        tls: subject == "admin" ? settings.adminTrust(driver) : nil, timeout: 2_000_000_000)
       let detail = "a sidecar answers at \(address) with \(reply.status)"
       return Formats.Finding(subject: subject, verdict: reply.status < 500 ? .ok : .warning, detail: detail)
     } catch {
@@ -77,7 +78,7 @@ struct Doctor {
   }
 
   private func registry(_ choice: PluginChoice) async -> [Formats.Finding] {
-    let subject = "registry \(choice)"
+    let subject = "registry \(choice.shown)"
     let registry: any Registry
     do throws(ConfigurationError) {
       registry = try plugins.makeRegistry(choice, settings, driver: driver, log: NoLog())

@@ -52,7 +52,7 @@ extension ClientCommand {
         }
         isWritten = true
       } catch {
-        if error != .readOnly { return fail("registry \(choice): \(error)") }
+        if error != .readOnly { return fail("registry \(choice.shown): \(error)") }
       }
     }
     if isWritten { Terminal.print("ok\n") } else { fail("none of the registries can be written") }

@@ -304,6 +304,41 @@ struct MDNSLookupTests {
     }
   }
 
+  @Test(
+    "on a large network the list is asked for again each second until it brings nothing new, a few names later no more")
+  func crowd() throws {
+    var browser = MDNSBrowser()
+    let list = [try DNSName("_services.local"), try DNSName("_services.micro")]
+    _ = try browser.watch(.all, token: token(1), now: at(0))
+    for round in MDNSTable.firstRounds.dropLast() { _ = browser.advance(to: at(round)) }
+    // One answer in many is heard each time.
+    var (time, asked, names) = (Int64(2) * second, 0, 0)
+    while time < 40 * second {
+      let questions = browser.advance(to: at(time)).flatMap { action -> [DNSName] in
+        if case .ask(let names) = action { names } else { [] }
+      }
+      if questions.contains(list[0]) {
+        asked += 1
+        if names < 300 {
+          let heard = (names..<names + 30).map { "s\($0)" }
+          names += 30
+          let actions = browser.received(reply(found: heard.map { node($0, $0) }, listed: heard), now: at(time))
+          // Their nodes are not asked for all at once.
+          #expect(actions.allSatisfy { if case .ask = $0 { false } else { true } })
+        }
+      }
+      #expect(questions.count <= 2 * MDNSTable.batch + 2)
+      for number in 0..<names where questions.contains(try DNSName("s\(number).local")) {
+        _ = browser.received(reply(found: [node("s\(number)", "s\(number)")]), now: at(time))
+      }
+      time += 10 * millisecond
+    }
+    #expect(names == 300)
+    // Ten times with news, once without, and then a minute of rest.
+    #expect((10...12).contains(asked), "asked \(asked) times")
+    #expect(browser.nextDue > at(60 * second))
+  }
+
   @Test("a list ends 100 ms after its last new name, and after 300 ms without any")
   func list() throws {
     var browser = MDNSBrowser()

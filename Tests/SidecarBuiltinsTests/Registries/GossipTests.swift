@@ -97,6 +97,31 @@ import Testing
     )
   }
 
+  /// Go tells an address that it has parsed in sixteen bytes, and a member that hears of itself in four takes it for
+  /// another's: "Conflicting address" (state.go @ v0.2.2).
+  @Test func `a member is told of in the form in which it told of itself`() throws {
+    let fields: [UInt8] =
+      [0x86, 0xAB] + Array("Incarnation".utf8) + [0x07, 0xA4] + Array("Node".utf8) + [0xA1, 0x67, 0xA4]
+      + Array("Addr".utf8) + [0xB0] + [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF, 10, 77, 0, 1, 0xA4]
+      + Array("Port".utf8) + [0xCD, 0x1F, 0x0A, 0xA4] + Array("Meta".utf8) + [0xA0, 0xA3] + Array("Vsn".utf8)
+      + [0xA6, 1, 5, 2, 2, 5, 4]
+    let alive: [UInt8] = [4] + fields
+    let message = try #require(Self.messages(alive).first)
+    guard case .alive(let member) = message else {
+      Issue.record("\(message)")
+      return
+    }
+    #expect(member.address == .ipv4(address: 0x0A4D_0001, port: 7946))
+    #expect(member.versions == [1, 5, 2, 2, 5, 4])
+    #expect(Memberlist.datagram(message) == alive)
+    let state = Memberlist.stream(.pushPull(.init(members: [member], isJoin: true, userState: [])))
+    guard case .pushPull(let read) = try Self.stream(state) else {
+      Issue.record("no state")
+      return
+    }
+    #expect(read.members == [member])
+  }
+
   @Test func `bombs and circles are refused`() {
     // Compression of compression of …, and a checksum that is wrong.
     var nested = Memberlist.datagram(.ping(sequence: 1, node: ""))
@@ -297,11 +322,40 @@ private final class GossipSwarm {
     let swarm = GossipSwarm(4, seed: 3)
     swarm.run(seconds: 10)
     let time = swarm.now
-    swarm.act(3) { machine in
-      machine.leave(now: time)
-      return machine.advance(to: time)
+    swarm.act(3) { $0.leave() }
+    swarm.run(seconds: 1)
+    #expect((0..<3).allSatisfy { swarm.machines[$0]?.state(of: "m3") == .left })
+    // What is said of it, and late, changes nothing, by itself either.
+    swarm.act(3) {
+      $0.received(.suspect(incarnation: 1, node: "m3", from: "m0"), from: GossipSwarm.address(0), now: time)
     }
     swarm.run(seconds: 1)
     #expect((0..<3).allSatisfy { swarm.machines[$0]?.state(of: "m3") == .left })
+  }
+
+  @Test(arguments: 1...5) func `what one member passes on reaches all, unless it is taken back`(seed: Int) {
+    let swarm = GossipSwarm(9, seed: UInt64(seed))
+    swarm.run(seconds: 10)
+    let time = swarm.now
+    swarm.act(4) {
+      $0.relay([1, 2, 3], about: "x", now: time)
+      $0.relay([4, 5, 6], about: "y", now: time)
+      $0.takeBack(about: "y")
+      return []
+    }
+    // Whoever hears it for the first time passes it on, as the registry does.
+    var passed: Set<Int> = [4]
+    for _ in 0..<20 {
+      swarm.run(seconds: 1)
+      for index in 0..<9 where swarm.heard[index].contains([1, 2, 3]) && passed.insert(index).inserted {
+        let now = swarm.now
+        swarm.act(index) {
+          $0.relay([1, 2, 3], about: "x", now: now)
+          return []
+        }
+      }
+    }
+    #expect(passed.count == 9, "seed \(seed): \(passed)")
+    #expect(swarm.heard.allSatisfy { !$0.contains([4, 5, 6]) })
   }
 }

@@ -120,6 +120,32 @@ import Testing
     }
   }
 
+  /// Remembers what each body was.
+  private final class Bodies: HTTPBodyReader, @unchecked Sendable {
+    var bodies: [[UInt8]] = []
+    func begin() { bodies.append([]) }
+    func take(_ part: [UInt8]) { bodies[bodies.count - 1] += part }
+  }
+
+  @Test func `a reader gets the body of success as it comes, and anew when another server is asked`() throws {
+    let world = World()
+    try world.serve { request in
+      request.target == "/cut" ? .chunks(["abc"], finished: false).thenEnd() : .reply("no", status: 404)
+    }
+    try world.serve { _ in .chunks(["ab", "cd", "e"]) }
+    let client = world.client()
+    let bodies = Bodies()
+    try world.simulated.run {
+      let missing = try await client.call(HTTPRequest(.get, "/missing"), within: .seconds(1), reader: bodies)
+      #expect(missing.shortText == "no")
+      #expect(bodies.bodies.isEmpty)
+      let reply = try await client.call(HTTPRequest(.get, "/cut"), within: .seconds(1), reader: bodies)
+      #expect(reply.body.isEmpty)
+      #expect(reply.status == 200)
+      #expect(bodies.bodies == [Array("abc".utf8), Array("abcde".utf8)])
+    }
+  }
+
   @Test func `what is no HTTP is said to be none`() throws {
     let world = World()
     try world.serve { _ in .bytes("-ERR unknown command\r\n") }

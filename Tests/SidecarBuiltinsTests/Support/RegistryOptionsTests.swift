@@ -40,8 +40,9 @@ struct RegistryOptionsTests {
     "what is no server or no option is refused by name",
     arguments: [
       ("a:0", "a:0"), ("a:99999", "a:99999"), ("a b", "a b"), ("://a", "://a"), ("a@b", "a@b"), ("[::1", "[::1"),
-      ("a?colour=red", "colour=red"), ("a?dc", "dc"), ("a?dc=1&dc=2", "dc"), ("a?dc=%zz", "dc=%zz"),
-      ("a?dc=%2", "dc=%2"), ("a?dc=%ff", "dc=%ff"),
+      ("a?colour=red", "\"colour\" is no option"), ("a?dc", "dc"), ("a?dc=1&dc=2", "dc"),
+      ("a?dc=%zz", "option dc has a %"),
+      ("a?dc=%2", "option dc has a %"), ("a?dc=%ff", "option dc has a %"),
     ])
   func refused(argument: String, named: String) {
     let error = #expect(throws: ConfigurationError.self) { try options(argument) }

@@ -129,6 +129,23 @@ struct YAMLTests {
     #expect(read > 100, "seed \(seed): hardly anything was read, so this proves little")
   }
 
+  @Test("lines of keys and elements are found by their places")
+  func lines() {
+    let text =
+      "server:\n  Nm-e: a\npolicies:\n- service: a\n  limits: {pending: 1,\n    in_flight: 2}\n- b\n# end\nlog: [\n x,\n y]\n"
+    let lines = YAML.lines(of: Array(text.utf8))
+    #expect(
+      lines == [
+        "server": 1, "server.nm_e": 2, "policies": 3, "policies[0]": 4, "policies[0].service": 4,
+        "policies[0].limits": 5, "policies[0].limits.pending": 5, "policies[0].limits.in_flight": 6, "policies[1]": 7,
+        "log": 9, "log[0]": 10, "log[1]": 11,
+      ])
+    #expect(YAML.lines(of: Array("{\"a\": 1,\n\"b\": {\n\"c\": 2}}".utf8)) == ["a": 1, "b": 2, "b.c": 3])
+    // Of a broken document, what stands before the mistake.
+    #expect(YAML.lines(of: Array("a: 1\nb: [".utf8)) == ["a": 1, "b": 2])
+    #expect(YAML.lines(of: []) == [:] && YAML.lines(of: [0xFF, 0xFE, 0]) == [:])
+  }
+
   @Test("a YAML file makes settings")
   func settings() throws {
     var sources = SettingsSources()
@@ -143,6 +160,6 @@ struct YAMLTests {
     #expect(settings.serverMetadata == ["zone": "a"])
     sources.readFile = { _ in Array("sidecar:\n  drain: 5s\n drain: 4s\n".utf8) }
     let error = #expect(throws: SettingsError.self) { try Settings.load(sources) }
-    #expect(error?.description.hasPrefix("file x.yaml: line 3, column 2: did not find expected") == true)
+    #expect(error?.description.hasPrefix("file x.yaml:3: column 2: did not find expected") == true)
   }
 }

@@ -284,7 +284,7 @@ private final class Rig {
     for _ in 0..<3 { rig.apply(.snapshot([garbage, greeter("good")])) }
     rig.endTurn()
     #expect(rig.catalog.snapshot(now: rig.now).names == ["greeter"])
-    #expect(rig.catalog.snapshot(now: rig.now).counters.skippedAsGarbage == 3)
+    #expect(rig.catalog.snapshot(now: rig.now).registries[0].skipped.asGarbage == 3)
     #expect(rig.log.count(.warning, containing: "skipped") == 1)
     #expect(rig.log.lines.allSatisfy { !$0.message.utf8.contains { $0 < 0x20 } })
   }
@@ -300,7 +300,7 @@ private final class Rig {
     rig.apply(.snapshot([nested, heavy]))
     rig.endTurn()
     #expect(rig.ids() == nil)
-    #expect(rig.catalog.snapshot(now: rig.now).counters.skippedAsGarbage == 2)
+    #expect(rig.catalog.snapshot(now: rig.now).registries[0].skipped.asGarbage == 2)
   }
 
   @Test func `a full table keeps what it has`() {
@@ -316,7 +316,7 @@ private final class Rig {
     rig.endTurn()
     #expect(rig.ids() == ["a", "b"])
     #expect(rig.catalog.snapshot(now: rig.now).names == ["greeter", "s1", "s2"])
-    #expect(rig.catalog.snapshot(now: rig.now).counters.skippedAsFull == 3)
+    #expect(rig.catalog.snapshot(now: rig.now).registries[0].skipped.asFull == 3)
     rig.apply(.upsert(greeter("a", port: 99)))
     rig.endTurn()
     #expect(rig.catalog.entry("greeter")?.nodes.map(\.node.address) == ["10.0.0.1:99", "10.0.0.1:80"])
@@ -482,5 +482,44 @@ private final class Rig {
     feed.send(CatalogDelta(revision: 52, removed: ["a"]))
     worker.run()
     #expect(seen.deltas.count == 3)
+  }
+
+  private func entry(_ name: String, nodes: Int) throws -> ServiceEntry {
+    let version = VersionInfo(service: name, version: "1", metadata: [:], endpoints: [])
+    let target = try #require(DialTarget("10.0.0.1:80"))
+    let node = CatalogNode(node: Node(id: "n", address: "10.0.0.1:80"), version: version, target: target, origins: [0])
+    return ServiceEntry(
+      name: name, revision: 7, versions: [], nodes: Array(repeating: node, count: nodes), isStale: false)
+  }
+
+  /// What a worker does in one turn is what calls wait for meanwhile.
+  @Test func `ten thousand nodes are taken over a few in each turn`() throws {
+    let worker = Box()
+    let control = Box()
+    let seen = Seen()
+    let feed = CatalogFeed(worker: worker, control: control) { seen.deltas.append($0) }
+    var delta = CatalogDelta(revision: 7)
+    for index in 0..<1000 { delta.changed.append(try entry("s\(index)", nodes: index == 500 ? 2000 : 10)) }
+    delta.removed = (0..<1000).map { "gone\($0)" }
+    feed.send(delta)
+    feed.send(CatalogDelta(revision: 8, removed: ["s0"]))
+    var turns = 0
+    while control.work.isEmpty {
+      #expect(worker.work.count == 1)
+      let before = seen.deltas.count
+      worker.run()
+      turns += 1
+      let part = try #require(seen.deltas.last)
+      #expect(seen.deltas.count == before + 1)
+      #expect(part.revision == 7)
+      let nodes = part.changed.reduce(part.removed.count * CatalogDelta.nodesOfRemoved) { $0 + $1.nodes.count }
+      #expect(nodes <= CatalogFeed.nodesPerTurn || part.changed.map(\.name) == ["s500"])
+    }
+    #expect(turns >= 20_000 / CatalogFeed.nodesPerTurn)
+    #expect(seen.deltas.flatMap(\.changed).map(\.name) == delta.changed.map(\.name))
+    #expect(seen.deltas.flatMap(\.removed) == delta.removed)
+    control.run()
+    worker.run()
+    #expect(seen.deltas.last?.removed == ["s0"])
   }
 }

@@ -159,7 +159,7 @@ private final class SwarmScenario {
       }, within: .seconds(400))
     for caller in callers { try check(caller) }
     for (token, counts) in executions.sorted(by: { $0.key < $1.key }) {
-      let freshMax = repeatable.contains(token) ? 1 + rig.worker.settings.retries : 1
+      let freshMax = repeatable.contains(token) ? 1 + rig.worker.policies.endpointDefaults.values.retry.limit : 1
       try rig.world.require(
         counts.fresh <= freshMax && counts.reused <= 1, "\(token) ran \(counts.fresh) + \(counts.reused) times")
     }

@@ -10,17 +10,14 @@ import Testing
 /// Picks the first allowed node, or a random one.
 struct TestSelector: Selector {
   var isRandom = false
-  private var count = 0
 
   init(isRandom: Bool = false) { self.isRandom = isRandom }
 
-  mutating func rebuild(_ candidates: Candidates) { count = candidates.nodes.count }
+  mutating func rebuild(_ candidates: Candidates) {}
   mutating func pick(_ context: SelectContext, random: inout SeededRandom, now: Instant) -> Int? {
-    let allowed = (0..<count).filter { !context.excludes($0) }
+    let allowed = context.allowed.filter { !context.wasTried($0) }.map { Int($0) }
     return isRandom ? (allowed.isEmpty ? nil : allowed[random.below(allowed.count)]) : allowed.first
   }
-  mutating func mark(_ index: Int, revision: UInt64, outcome: CallOutcome, now: Instant) {}
-  mutating func reset() {}
 }
 
 /// Answers what the worker asks of the control loop as the test says. Everything of a world runs on one thread.
@@ -68,18 +65,35 @@ final class DataPathWorld {
     self.world = world ?? SimWorld(seed: seed, plan: plan)
     sidecar = self.world.makeHost("sidecar").makeLoop()
     app = self.world.makeHost("app").makeLoop()
-    var settings = DataPathSettings(makeSelector: { TestSelector(isRandom: randomSelector) })
+    var settings = DataPathSettings(makeSelector: { _ in TestSelector(isRandom: randomSelector) })
     settings.serviceName = "go.micro.srv.me"
     settings.fromService = FixedBytes("go.micro.srv.me")
     settings.appTarget = .socket(app.host.address(port: Self.appPort))
     settings.appHost = FixedBytes("app:9090")
     configure(&settings)
     worker = Worker(index: 0, driver: sidecar, settings: settings, control: control)
-    api = try worker.listenForApp(on: sidecar.host.address(port: 8081), sharedPort: false)
-    framework = try worker.listenForFramework(on: sidecar.host.address(port: 0), sharedPort: false)
+    api = try worker.listenForApp(at: .address(sidecar.host.address(port: 8081), isShared: false))
+    framework = try worker.listenForFramework(at: .address(sidecar.host.address(port: 0), isShared: false))
   }
 
   deinit { world.tearDown() }
+
+  /// One where these policies hold for every service and endpoint, and for calls to the app.
+  static func governed(
+    randomSelector: Bool = false, service: (inout ServicePolicy) -> Void = { _ in },
+    endpoint: (inout EndpointPolicy.Values) -> Void = { _ in }, inbound: InboundPolicy = InboundPolicy(),
+    configure: (inout DataPathSettings) -> Void = { _ in }
+  ) throws -> DataPathWorld {
+    var servicePolicy = ServicePolicy()
+    var values = EndpointPolicy.Values()
+    service(&servicePolicy)
+    endpoint(&values)
+    let table = PolicyTable(service: servicePolicy, endpoint: values, inbound: inbound)
+    return try DataPathWorld(randomSelector: randomSelector) {
+      $0.policies = table
+      configure(&$0)
+    }
+  }
 
   // MARK: Peers
 
@@ -239,7 +253,7 @@ enum Ask {
     return "POST \(target) HTTP/1.1\r\nHost: a\r\n\(fields)Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
   }
   static func get(_ target: String, headers: [String] = []) -> String {
-    "GET \(target) HTTP/1.1\r\nHost: a\r\n\(headers.map { $0 + "\r\n" }.joined())\r\n"
+    "GET \(target) HTTP/1.1\r\nHost: localhost\r\n\(headers.map { $0 + "\r\n" }.joined())\r\n"
   }
   /// A call of a framework client of v1 and later.
   static func frame(

@@ -200,7 +200,7 @@ private let call = Ask.post("/greeter/say/hello")
   @Test func browsersGetTheirHeaders() throws {
     let rig = try DataPathWorld()
     _ = try countingNode(rig)
-    let preflight = try rig.ask("OPTIONS /greeter/say/hello HTTP/1.1\r\nHost: a\r\nOrigin: http://x\r\n\r\n")
+    let preflight = try rig.ask("OPTIONS /greeter/say/hello HTTP/1.1\r\nHost: localhost\r\nOrigin: http://x\r\n\r\n")
     #expect(preflight.status == 200 && preflight.header("Access-Control-Allow-Origin") == "http://x")
     #expect(try rig.ask(Ask.get("/nothing", headers: ["Origin: http://x"])).header("Vary") == "Origin")
     #expect(try rig.ask(Ask.get("/nothing")).header("Access-Control-Allow-Origin") == nil)

@@ -15,6 +15,8 @@ struct SidecarErrorTests {
     (.headTooLarge, "go.micro.sidecar", 431, 431, 8, "DH", "head_too_large", .never),
     (.unsupportedMediaType, "go.micro.sidecar", 415, 415, 3, "DT", "unsupported_media_type", .never),
     (.overloaded, "go.micro.sidecar", 503, 503, 14, "UO", "overloaded", .never),
+    (.rateLimited, "go.micro.sidecar", 429, 429, 8, "RL", "rate_limited", .always),
+    (.faultInjected, "go.micro.sidecar", 503, 503, 14, "FI", "fault_injected", .never),
     (.noHealthyNode, "go.micro.client", 503, 503, 14, "UH", "no_healthy_node", .always),
     (.connectFailed, "go.micro.client", 503, 503, 14, "UF", "connect_failed", .always),
     (.upstreamReset, "go.micro.client.transport", 502, 502, 14, "UC", "upstream_reset", .ifReused),

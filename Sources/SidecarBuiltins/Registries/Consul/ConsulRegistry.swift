@@ -11,7 +11,7 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
   /// Seconds a call may take.
   static let callSeconds: Int64 = 5
   /// Entries remembered as written.
-  static let writtenMax = 10_000
+  static let writtenMax = 20_000
 
   public let name: String
   let options: ConsulOptions
@@ -29,14 +29,14 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
   }
   /// What was written last, by node id.
   private var written: [String: Written] = [:]
-  /// Services with entries that could not be read, each logged once.
-  private var brokenLogged: Set<ServiceName> = []
+  let garbage: GarbageLog
 
   public init(environment: PluginEnvironment) throws(ConfigurationError) {
     options = try ConsulOptions(environment)
     name = options.options.instanceName
     driver = environment.driver
     log = environment.log
+    garbage = GarbageLog(registry: name, log: environment.log)
     client = HTTPClient(driver: driver, endpoints: options.endpoints, tls: options.tls)
     var limits = HTTPClient.Limits()
     limits.callsAtOnce = 256
@@ -48,6 +48,8 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
     waitingClient.isUnfit = isUnfit
     _ = try options.headers()
   }
+
+  public var skipped: SkippedEntries { garbage.skipped }
 
   // MARK: Writing
 
@@ -168,15 +170,11 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
     try expectSuccess(reply, "looking up \(name)")
     let content = try parse(reply) { body throws(WireError) in try ConsulService(name, body, tags: &tags) }
     if content.broken > 0 {
-      logBroken(name, "\(content.broken) of its entries or tags are not as go-micro writes them")
+      garbage.leftOut(
+        name, because: "\(content.broken) of its entries or tags are not as go-micro writes them", count: content.broken
+      )
     }
     return content
-  }
-
-  /// Told once for each service, for the first thousand of them.
-  func logBroken(_ name: ServiceName, _ why: String) {
-    guard brokenLogged.count < 1024, brokenLogged.insert(name).inserted else { return }
-    log.warning("what consul holds of a service cannot be read and is skipped", [("service", name), ("cause", why)])
   }
 
   // MARK: Calls
@@ -197,14 +195,16 @@ public final class ConsulRegistry: Registry, @unchecked Sendable {
     try await call(request, on: client, within: .seconds(Self.callSeconds))
   }
 
-  func call(_ request: HTTPRequest, on client: HTTPClient, within: Duration) async throws(RegistryError) -> HTTPReply {
+  func call(
+    _ request: HTTPRequest, on client: HTTPClient, within: Duration, reader: (any HTTPBodyReader)? = nil
+  ) async throws(RegistryError) -> HTTPReply {
     do throws(ConfigurationError) {
       client.headers = try options.headers()
     } catch {
       throw .unavailable(error.message)
     }
     do throws(HTTPFailure) {
-      return try await client.call(request, within: within)
+      return try await client.call(request, within: within, reader: reader)
     } catch {
       throw .unavailable(error.cause == .cancelled ? "cancelled" : "consul at \(error)")
     }

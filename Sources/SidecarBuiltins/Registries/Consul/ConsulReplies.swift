@@ -11,6 +11,8 @@ struct ConsulService {
   var agents: Set<String> = []
   /// The highest index of an instance or check.
   var modifyIndex: UInt64 = 0
+  /// Of its own checks, those of agents not counted.
+  var checks = ConsulHealth.Mark()
   /// Entries that could not be read.
   var broken = 0
 
@@ -28,7 +30,9 @@ struct ConsulService {
       modifyIndex = max(modifyIndex, service["ModifyIndex"]?.uint64Value ?? 0)
       var isCritical = false
       for check in entry["Checks"]?.arrayValue ?? [] {
-        modifyIndex = max(modifyIndex, check["ModifyIndex"]?.uint64Value ?? 0)
+        let index = check["ModifyIndex"]?.uint64Value ?? 0
+        modifyIndex = max(modifyIndex, index)
+        if check["ServiceName"]?.stringValue?.isEmpty == false { checks.add(index) }
         if check["Status"]?.stringValue == "critical" { isCritical = true }
       }
       // The same id at two agents: a node that moved, whose old agent has not noticed.
@@ -53,24 +57,78 @@ struct ConsulService {
   }
 }
 
-/// `GET /v1/catalog/services`: names, and a mark for each that changes with its tags.
-struct ConsulCatalog {
-  var services: [ServiceName: UInt64] = [:]
+extension ConsulService {
+  /// Nothing that `health` shows has changed since this was looked up, or before.
+  func agrees(with health: ConsulHealth, _ name: ServiceName) -> Bool {
+    checks == health.services[name] ?? ConsulHealth.Mark()
+      && agents.allSatisfy { health.agents[$0]?.modifyIndex ?? 0 <= modifyIndex }
+  }
+}
 
+/// A reply about all services. Ten thousand checks are several megabytes, so it is read as it comes, one member or element
+/// at a time.
+protocol ConsulOverview {
+  static var container: JSONPieces.Container { get }
+  init()
+  /// An element of the array, or an object with a member of the object.
+  mutating func add(_ piece: UnsafeRawBufferPointer) throws(WireError)
+}
+
+extension ConsulOverview {
   init(_ body: [UInt8]) throws(WireError) {
-    let result = body.withUnsafeBytes { bytes in
+    let reader = ConsulOverviewReader<Self>()
+    reader.begin()
+    reader.take(body)
+    self = try reader.finish()
+  }
+}
+
+/// Reads one. Threading: one loop.
+final class ConsulOverviewReader<Overview: ConsulOverview>: HTTPBodyReader {
+  private var pieces = JSONPieces(Overview.container)
+  private var overview = Overview()
+  private var failure: WireError?
+  /// Bytes of the reply.
+  private(set) var byteCount = 0
+
+  func begin() {
+    pieces = JSONPieces(Overview.container)
+    overview = Overview()
+    failure = nil
+    byteCount = 0
+  }
+
+  func take(_ part: [UInt8]) {
+    byteCount += part.count
+    guard failure == nil else { return }
+    let result = part.withUnsafeBytes { bytes in
       Result { () throws(WireError) in
-        var services: [ServiceName: UInt64] = [:]
-        var scanner = JSONScanner(bytes)
-        try scanner.enterObject()
-        while let member = try scanner.nextMember() {
-          services[ConsulText.string(bytes, member.key, isEscaped: member.keyIsEscaped)] = Self.mark(
-            bytes, member.value)
-        }
-        return services
+        try pieces.read(bytes) { piece throws(WireError) in try overview.add(piece) }
       }
     }
-    services = try result.get()
+    if case .failure(let error) = result { failure = error }
+  }
+
+  /// What was read, once all has come.
+  func finish() throws(WireError) -> Overview {
+    if let failure { throw failure }
+    try pieces.finish()
+    return overview
+  }
+}
+
+/// `GET /v1/catalog/services`: names, and a mark for each that changes with its tags.
+struct ConsulCatalog: ConsulOverview {
+  static var container: JSONPieces.Container { .object }
+  var services: [ServiceName: UInt64] = [:]
+
+  mutating func add(_ bytes: UnsafeRawBufferPointer) throws(WireError) {
+    var scanner = JSONScanner(bytes)
+    try scanner.enterObject()
+    while let member = try scanner.nextMember() {
+      services[ConsulText.string(bytes, member.key, isEscaped: member.keyIsEscaped)] = Self.mark(bytes, member.value)
+    }
+    try scanner.expectEnd()
   }
 
   /// FNV-1a of the tags as they are written.
@@ -83,7 +141,8 @@ struct ConsulCatalog {
 
 /// `GET /v1/health/state/any`: for each service, and for each agent's own checks, what tells that something changed.
 /// Indices only rise, so the number of checks and the highest of their indices change with every change.
-struct ConsulHealth {
+struct ConsulHealth: ConsulOverview {
+  static var container: JSONPieces.Container { .array }
   struct Mark: Equatable {
     var count = 0
     var modifyIndex: UInt64 = 0
@@ -96,42 +155,31 @@ struct ConsulHealth {
   var services: [ServiceName: Mark] = [:]
   var agents: [String: Mark] = [:]
 
-  /// A tree of ten thousand checks would be tens of megabytes, so they are read in place.
-  init(_ body: [UInt8]) throws(WireError) {
-    let result = body.withUnsafeBytes { bytes in Result { () throws(WireError) in try Self.read(bytes) } }
-    (services, agents) = try result.get()
-  }
-
-  private static func read(
-    _ bytes: UnsafeRawBufferPointer
-  ) throws(WireError) -> ([ServiceName: Mark], [String: Mark]) {
-    var services: [ServiceName: Mark] = [:]
-    var agents: [String: Mark] = [:]
-    var scanner = JSONScanner(bytes)
-    try scanner.enterArray()
-    while let element = try scanner.nextElement() {
-      guard bytes[element.lowerBound] == UInt8(ascii: "{") else { continue }
-      var check = JSONScanner(bytes, at: element.lowerBound)
-      try check.enterObject()
-      var service = ""
-      var agent = ""
-      var index: UInt64 = 0
-      while let member = try check.nextMember() {
-        if ConsulText.equal(bytes, member.key, "ServiceName") {
-          service = ConsulText.string(bytes, quoted: member.value)
-        } else if ConsulText.equal(bytes, member.key, "Node") {
-          agent = ConsulText.string(bytes, quoted: member.value)
-        } else if ConsulText.equal(bytes, member.key, "ModifyIndex") {
-          index = UInt64(String(decoding: UnsafeRawBufferPointer(rebasing: bytes[member.value]), as: UTF8.self)) ?? 0
-        }
-      }
-      if service.isEmpty {
-        agents[agent, default: Mark()].add(index)
-      } else {
-        services[service, default: Mark()].add(index)
+  mutating func add(_ bytes: UnsafeRawBufferPointer) throws(WireError) {
+    guard bytes.first == UInt8(ascii: "{") else {
+      try JSONScanner.validate(bytes)
+      return
+    }
+    var check = JSONScanner(bytes)
+    try check.enterObject()
+    var service = ""
+    var agent = ""
+    var index: UInt64 = 0
+    while let member = try check.nextMember() {
+      if ConsulText.equal(bytes, member.key, "ServiceName") {
+        service = ConsulText.string(bytes, quoted: member.value)
+      } else if ConsulText.equal(bytes, member.key, "Node") {
+        agent = ConsulText.string(bytes, quoted: member.value)
+      } else if ConsulText.equal(bytes, member.key, "ModifyIndex") {
+        index = UInt64(String(decoding: UnsafeRawBufferPointer(rebasing: bytes[member.value]), as: UTF8.self)) ?? 0
       }
     }
-    return (services, agents)
+    try check.expectEnd()
+    if service.isEmpty {
+      agents[agent, default: Mark()].add(index)
+    } else {
+      services[service, default: Mark()].add(index)
+    }
   }
 }
 

@@ -47,8 +47,11 @@ final class ConsulWatch: @unchecked Sendable {
   private let healthQuery = Query("/v1/health/state/any")
   private var failure: RegistryError?
   private var catalog: [ServiceName: UInt64] = [:]
-  private var health: (services: [ServiceName: ConsulHealth.Mark], agents: [String: ConsulHealth.Mark]) = ([:], [:])
+  /// Nil until it has come for the first time.
+  private var health: ConsulHealth?
   private var held: [ServiceName: ConsulService] = [:]
+  /// All services have been looked up once.
+  private var isLoaded = false
   private var dirty: Set<ServiceName> = []
   /// The catalog's index that the services held explain.
   private var explained: UInt64 = 0
@@ -79,22 +82,23 @@ final class ConsulWatch: @unchecked Sendable {
         await onEvent(.snapshot(new))
       }
       versions = new
-      query.rest = Self.rest(after: reply)
+      query.rest = Self.rest(after: reply, byteCount: reply.body.count)
     }
   }
 
   // MARK: All services
 
   func run() async throws(RegistryError) {
+    // The checks of many services are megabytes: they come while the services are looked up.
+    var tasks = [poll { [self] () async throws(RegistryError) in try await takeHealth() }]
+    defer { for task in tasks { task.cancel() } }
     try await takeCatalog()
-    try await takeHealth()
     dirty = Set(catalog.keys)
     _ = try await lookUpDirty()
+    isLoaded = true
+    if let health { compare(with: health) }
     await onEvent(.snapshot(held.values.flatMap(\.versions)))
-    let tasks =
-      [poll { [self] () async throws(RegistryError) in try await takeCatalog() }]
-      + [poll { [self] () async throws(RegistryError) in try await takeHealth() }]
-    defer { for task in tasks { task.cancel() } }
+    tasks.append(poll { [self] () async throws(RegistryError) in try await takeCatalog() })
     while true {
       try await step()
       switch await gate.wait(until: sweepDue) {
@@ -155,8 +159,7 @@ final class ConsulWatch: @unchecked Sendable {
   }
 
   private func takeCatalog() async throws(RegistryError) {
-    let reply = try await ask(catalogQuery)
-    let new = try registry.parse(reply) { body throws(WireError) in try ConsulCatalog(body) }.services
+    let new = try await overview(catalogQuery, ConsulCatalog.self).services
     for (name, mark) in new where catalog[name] != mark { dirty.insert(name) }
     for name in catalog.keys where new[name] == nil {
       dirty.insert(name)
@@ -164,12 +167,15 @@ final class ConsulWatch: @unchecked Sendable {
     }
     catalog = new
     if catalogQuery.wasReset { startAnew(catalogQuery) }
-    catalogQuery.rest = Self.rest(after: reply)
   }
 
   private func takeHealth() async throws(RegistryError) {
-    let reply = try await ask(healthQuery)
-    let new = try registry.parse(reply) { body throws(WireError) in try ConsulHealth(body) }
+    let new = try await overview(healthQuery, ConsulHealth.self)
+    defer { self.health = new }
+    guard let health else {
+      if isLoaded { compare(with: new) }
+      return
+    }
     for (name, mark) in new.services where health.services[name] != mark { dirty.insert(name) }
     for (name, mark) in health.services where new.services[name]?.count ?? 0 < mark.count {
       dirty.insert(name)
@@ -179,9 +185,14 @@ final class ConsulWatch: @unchecked Sendable {
     if !agents.isEmpty {
       for (name, service) in held where !service.agents.isDisjoint(with: agents) { dirty.insert(name) }
     }
-    health = (new.services, new.agents)
     if healthQuery.wasReset { startAnew(healthQuery) }
-    healthQuery.rest = Self.rest(after: reply)
+  }
+
+  /// The first health beside what was looked up at the same time: what differs changed in between.
+  private func compare(with health: ConsulHealth) {
+    for (name, service) in held where !service.agrees(with: health, name) { dirty.insert(name) }
+    // Without a node whose checks were seen: all gone, or not there yet.
+    for name in health.services.keys where held[name] == nil { dirty.insert(name) }
   }
 
   /// Old and new indices say nothing about each other.
@@ -215,7 +226,11 @@ final class ConsulWatch: @unchecked Sendable {
               events.list += ServiceChanges.events(from: old, to: new.versions)
             } catch {
               // A name that Consul cannot be asked for, such as `..`, must not hide the others.
-              if case .refused(let why) = error { registry.logBroken(name, why) } else { events.failure = error }
+              if case .refused(let why) = error {
+                registry.garbage.leftOut(name, because: why)
+              } else {
+                events.failure = error
+              }
             }
           }
         }
@@ -234,8 +249,17 @@ final class ConsulWatch: @unchecked Sendable {
 
   // MARK: Queries that wait
 
+  private func overview<Overview: ConsulOverview>(
+    _ query: Query, _: Overview.Type
+  ) async throws(RegistryError) -> Overview {
+    let reader = ConsulOverviewReader<Overview>()
+    let reply = try await ask(query, reader)
+    query.rest = Self.rest(after: reply, byteCount: reader.byteCount)
+    return try registry.parse(reply) { _ throws(WireError) in try reader.finish() }
+  }
+
   /// Asks at once the first time, later waits for a change.
-  private func ask(_ query: Query) async throws(RegistryError) -> HTTPReply {
+  private func ask(_ query: Query, _ reader: (any HTTPBodyReader)? = nil) async throws(RegistryError) -> HTTPReply {
     var parameters = registry.options.readQuery
     var within = ConsulRegistry.callSeconds
     // Less than a tick of the timers is nothing to wait for.
@@ -248,7 +272,8 @@ final class ConsulWatch: @unchecked Sendable {
       within += Int64(wait / 1000 * 17 / 16)
     }
     let reply = try await registry.call(
-      HTTPRequest(.get, registry.path(query.path, parameters)), on: registry.waitingClient, within: .seconds(within))
+      HTTPRequest(.get, registry.path(query.path, parameters)), on: registry.waitingClient, within: .seconds(within),
+      reader: reader)
     try registry.expectSuccess(reply, "watching \(query.path)")
     let index = reply.header("x-consul-index").flatMap { UInt64($0) } ?? 0
     if index < query.index { query.wasReset = true }
@@ -256,9 +281,9 @@ final class ConsulWatch: @unchecked Sendable {
     return reply
   }
 
-  private static func rest(after reply: HTTPReply) -> Int64 {
+  private static func rest(after reply: HTTPReply, byteCount: Int) -> Int64 {
     // A server that tells no index would be asked without end.
-    max(Int64(reply.body.count) * restPerByte, reply.header("x-consul-index") == nil ? 1_000_000_000 : 0)
+    max(Int64(byteCount) * restPerByte, reply.header("x-consul-index") == nil ? 1_000_000_000 : 0)
   }
 }
 

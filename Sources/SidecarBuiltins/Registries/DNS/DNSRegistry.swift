@@ -27,7 +27,7 @@ public final class DNSRegistry: Registry, @unchecked Sendable {
   private let log: any LogSink
   private let client: DNSClient
   private let content: WatchedServices
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
   /// When each known name is to be asked again.
   private var due: [ServiceName: Instant] = [:]
   private var negatives: [ServiceName: Instant] = [:]
@@ -41,7 +41,7 @@ public final class DNSRegistry: Registry, @unchecked Sendable {
     name = "dns:" + options.servers.map(\.description).joined(separator: "+")
     client = DNSClient(servers: options.servers, driver: driver, tryNanoseconds: options.tryNanoseconds)
     content = WatchedServices(driver: driver, cause: "no DNS server has answered yet")
-    garbage = GarbageLog(registry: "dns", log: log)
+    garbage = GarbageLog(registry: name, log: log)
     wake = LoopGate(driver: driver)
     for service in options.services { due[service] = driver.now }
     // Nothing asked for is nothing missing.
@@ -49,6 +49,8 @@ public final class DNSRegistry: Registry, @unchecked Sendable {
   }
 
   deinit { task?.cancel() }
+
+  public var skipped: SkippedEntries { garbage.skipped(with: content) }
 
   public func register(_ service: Service, ttl: Duration?) async throws(RegistryError) { throw .readOnly }
   public func deregister(_ service: Service) async throws(RegistryError) { throw .readOnly }

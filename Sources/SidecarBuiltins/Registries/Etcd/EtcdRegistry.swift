@@ -9,13 +9,13 @@ import SidecarCore
 /// Threading: the loop of its environment, as all registries.
 public final class EtcdRegistry: Registry, @unchecked Sendable {
   /// Nodes written at a time; one more is refused.
-  static let writtenMax = 10_000
+  static let writtenMax = 20_000
 
   public let name: String
   let gateway: EtcdGateway
   let driver: any HostDriver
   private let log: any LogSink
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
 
   private struct Written {
     var value: String
@@ -31,11 +31,13 @@ public final class EtcdRegistry: Registry, @unchecked Sendable {
   public init(environment: PluginEnvironment, named: String) throws(ConfigurationError) {
     driver = environment.driver
     log = environment.log
-    garbage = GarbageLog(registry: named, log: environment.log)
     let options = try EtcdOptions(environment, named, writes: named == "etcdv3" ? "plugin" : "core")
     name = options.options.instanceName
+    garbage = GarbageLog(registry: name, log: environment.log)
     gateway = EtcdGateway(options, name: named, driver: driver)
   }
+
+  public var skipped: SkippedEntries { garbage.skipped }
 
   // MARK: Writing
 

@@ -19,13 +19,13 @@ public final class EtcdV2Registry: Registry, @unchecked Sendable {
   private let client: HTTPClient
   /// For questions that wait: they must not take the turns of others.
   private let waitingClient: HTTPClient
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
 
   public init(environment: PluginEnvironment) throws(ConfigurationError) {
     options = try EtcdOptions(environment, "etcdv2", writes: "plugin")
     name = options.options.instanceName
     driver = environment.driver
-    garbage = GarbageLog(registry: "etcdv2", log: environment.log)
+    garbage = GarbageLog(registry: name, log: environment.log)
     client = HTTPClient(driver: driver, endpoints: options.endpoints, tls: options.tls)
     var limits = HTTPClient.Limits()
     limits.callsAtOnce = 256
@@ -36,6 +36,8 @@ public final class EtcdV2Registry: Registry, @unchecked Sendable {
       waitingClient.headers = client.headers
     }
   }
+
+  public var skipped: SkippedEntries { garbage.skipped }
 
   // MARK: Writing
 

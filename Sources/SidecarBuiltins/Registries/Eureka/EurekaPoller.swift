@@ -27,7 +27,7 @@ final class EurekaPoller: @unchecked Sendable {
   private let driver: any Driver
   private let interval: Int64
   private let takesForeign: Bool
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
   private var backoff = Backoff()
   /// The status of each instance, whoever's it is, for the hash.
   private var statuses: [String: String] = [:]

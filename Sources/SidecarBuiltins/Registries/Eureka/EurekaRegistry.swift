@@ -11,11 +11,12 @@ import SidecarCore
 /// Threading: the loop of its environment, as all registries.
 public final class EurekaRegistry: DiagnosableRegistry, @unchecked Sendable {
   /// Instances remembered as written.
-  static let writtenMax = 10_000
+  static let writtenMax = 20_000
 
   public let name: String
   private let api: EurekaAPI
   private let poller: EurekaPoller
+  private let garbage: GarbageLog
   private let content: WatchedServices
   private let driver: any HostDriver
   private var task: Task<Void, Never>?
@@ -32,13 +33,16 @@ public final class EurekaRegistry: DiagnosableRegistry, @unchecked Sendable {
     api = try EurekaAPI(options, driver: environment.driver)
     name = "eureka:" + api.client.endpoints.map(\.description).joined(separator: "+")
     content = WatchedServices(driver: environment.driver, cause: "no Eureka server has answered yet")
+    garbage = GarbageLog(registry: name, log: environment.log)
     poller = EurekaPoller(
-      api, content: content, driver: environment.driver, garbage: GarbageLog(registry: "eureka", log: environment.log),
+      api, content: content, driver: environment.driver, garbage: garbage,
       interval: Int64(try options.number("poll_ms", in: 50...3_600_000, default: 5000)) * 1_000_000,
       takesForeign: try options.flag("foreign"))
   }
 
   deinit { task?.cancel() }
+
+  public var skipped: SkippedEntries { garbage.skipped(with: content) }
 
   // MARK: Writing
 

@@ -33,6 +33,8 @@ struct GossipMachine {
   static let retransmits = 4
   /// How often a user's message is told to each member on the average: nobody passes it on.
   static let userRetransmits = 5
+  /// How often what others told is passed on: this times log₁₀ of the members. One in e¹² misses it.
+  static let relayRetransmits = 12
   static let tellingsMax = 1000
   /// Pings done for others at a time.
   static let relaysMax = 256
@@ -188,11 +190,25 @@ struct GossipMachine {
     return others.map { .send(bytes, to: $0.address) }
   }
 
-  /// Tells everyone that we go. Nothing is refuted from here on.
-  mutating func leave(now: Instant) {
+  /// Passes on what another member told: it may be gone, and knew perhaps not all of us. More often than news of members,
+  /// which whole states bring to those who missed them.
+  mutating func relay(_ payload: [UInt8], about subject: String, now: Instant) {
+    let tellings = Self.relayRetransmits * Self.digits(known.count + 1)
+    spread(Memberlist.datagram(.user(payload)), about: "user " + subject, now, tellings: tellings)
+  }
+
+  /// What was told or passed on about `subject` holds no longer.
+  mutating func takeBack(about subject: String) {
+    let subject = "user " + subject
+    guard news.removeValue(forKey: subject) != nil else { return }
+    line.removeAll { $0 == subject }
+  }
+
+  /// Tells everyone that we go, who pass it on. Nothing is refuted from here on.
+  mutating func leave() -> [Action] {
     isLeaving = true
-    spread(
-      Memberlist.datagram(.dead(incarnation: own.incarnation, node: own.name, from: own.name)), about: own.name, now)
+    let bytes = Memberlist.datagram(.dead(incarnation: own.incarnation, node: own.name, from: own.name))
+    return others.map { .send(bytes, to: $0.address) }
   }
 
   /// All that is due.

@@ -4,7 +4,8 @@
 //   gossip:10.0.0.5:7946+10.0.0.6?bind=0.0.0.0:7946&generation=v3
 //
 // Whoever registers tells all members at once, and again with each renewal. A member that is new is told of our entries
-// directly, since others pass nothing on. An entry ends when it was not renewed in time; one that came with a join, where
+// directly, since others pass nothing on. One that joins through us gets all that we have from its owners, as from a member
+// of go-micro; what we know from joins alone goes no further, or it would never end. An entry ends when it was not renewed in time; one that came with a join, where
 // go-micro sends no times, ends after ten minutes unless somebody names it again. While no other member can be reached the
 // last content stays.
 
@@ -13,7 +14,7 @@ import SidecarCore
 /// Threading: the loop of its environment, as all registries.
 public final class GossipRegistry: Registry, @unchecked Sendable {
   /// Our own nodes; one more is refused.
-  static let ownMax = 10_000
+  static let ownMax = 20_000
   /// How long an entry without times is believed, and how often such entries are asked for again.
   static let untimedNanoseconds: Int64 = 600_000_000_000
   static let pullNanoseconds: Int64 = 240_000_000_000
@@ -40,7 +41,7 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
   private let driver: any HostDriver
   private let options: GossipOptions
   private let content: WatchedServices
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
   private var sockets: GossipSockets?
   private var own: [Key: Own] = [:]
   /// When entries of others end, by the wall clock.
@@ -61,6 +62,8 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
   }
 
   deinit { timer?.cancel() }
+
+  public var skipped: SkippedEntries { garbage.skipped(with: content) }
 
   // MARK: The registry
 
@@ -103,6 +106,10 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
     content.remove(service.nodes.map(\.id), of: service.name)
   }
 
+  public func release(_ service: Service) {
+    for node in service.nodes { own[Key(service: service.name, id: node.id)] = nil }
+  }
+
   public func lookup(_ name: ServiceName) async throws(RegistryError) -> [Service] {
     try start()
     if content.contains(name) { return content[name] }
@@ -122,6 +129,9 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
     try start()
     try await content.watch(scope, onEvent: onEvent)
   }
+
+  /// Others need not suspect us first.
+  public func close() { sockets?.leave() }
 
   /// Where other members reach us; nil before the first use.
   var address: SocketAddress? { sockets?.machine.own.address }
@@ -151,7 +161,7 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
       sockets.onGone = { [weak self] in self?.gone($0) }
       sockets.localState = { [weak self] in
         guard let self else { return [] }
-        return GossipUpdate.state(own.values.map(\.service), addressForm: options.addressForm)
+        return GossipUpdate.state(firstHand, addressForm: options.addressForm)
       }
       sockets.onReachable = { [weak self] cause in
         guard let self else { return }
@@ -166,6 +176,15 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
     self.timer = timer
     nextPull = driver.now.advanced(byNanoseconds: Self.pullNanoseconds)
     driver.timers.arm(timer, after: 500_000_000, from: driver.now)
+  }
+
+  /// Our entries, and those that their owners told us of.
+  private var firstHand: [Service] {
+    content.all.compactMap { service in
+      var service = service
+      service.nodes.removeAll { untimed.contains(Key(service: service.name, id: $0.id)) }
+      return service.nodes.isEmpty ? nil : service
+    }
   }
 
   /// Holds back a writer of thousands of entries: everybody's receive buffers are small.
@@ -190,8 +209,10 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
       update.service.metadata = [:]
     }
     let bytes = update.bytes(options.generation, now: driver.unixNanoseconds, addressForm: options.addressForm)
-    sockets?.tell(bytes, about: "\(key.service)\u{0}\(key.id)")
+    sockets?.tell(bytes, about: Self.subject(key))
   }
+
+  private static func subject(_ key: Key) -> String { "\(key.service)\u{0}\(key.id)" }
 
   /// A new member hears of our entries from us.
   private func greet(_ member: Memberlist.Member) {
@@ -227,10 +248,19 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
     } catch {
       return garbage.leftOut("an update", because: error.rule)
     }
-    for update in updates { apply(update) }
+    for update in updates {
+      // A removal that is new to us may be new to others: who told it may have left since, and knew perhaps not all.
+      if let key = apply(update) {
+        let bytes =
+          updates.count == 1
+          ? payload : update.bytes(options.generation, now: driver.unixNanoseconds, addressForm: options.addressForm)
+        sockets?.relay(bytes, about: Self.subject(key))
+      }
+    }
   }
 
-  private func apply(_ update: GossipUpdate) {
+  /// Gives the first of the nodes that were there and are not any more.
+  private func apply(_ update: GossipUpdate) -> Key? {
     let now = driver.unixNanoseconds
     var service = update.service
     switch update.action {
@@ -240,6 +270,7 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
         service.nodes = content[service.name].filter { $0.version == service.version }.flatMap(\.nodes)
       }
       let keys = service.nodes.map { Key(service: service.name, id: $0.id) }.filter { own[$0] == nil }
+      let known = keys.first { content.node($0.id, of: $0.service) != nil }
       for key in keys {
         if removed.count < Self.removedMax {
           removed[key] = (expiry[key] ?? 0, now + Self.removedNanoseconds)
@@ -248,8 +279,9 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
         untimed.remove(key)
       }
       content.remove(keys.map(\.id), of: service.name)
+      return known
     case .add:
-      if let expires = update.expires, expires <= now { return }
+      if let expires = update.expires, expires <= now { return nil }
       service.nodes.removeAll { node in
         let key = Key(service: service.name, id: node.id)
         if own[key] != nil { return true }
@@ -267,8 +299,10 @@ public final class GossipRegistry: Registry, @unchecked Sendable {
         removed[key] = nil
         untimed.remove(key)
         expiry[key] = update.expires
+        sockets?.takeBack(about: Self.subject(key))
       }
       content.put(service)
+      return nil
     }
   }
 

@@ -119,6 +119,15 @@ final class GossipSockets: @unchecked Sendable, DatagramHandler {
     rearm()
   }
 
+  func relay(_ payload: [UInt8], about subject: String) {
+    machine.relay(payload, about: subject, now: driver.now)
+    rearm()
+  }
+
+  func takeBack(about subject: String) { machine.takeBack(about: subject) }
+
+  func leave() { perform(machine.leave()) }
+
   func send(user payload: [UInt8], to address: SocketAddress) {
     if payload.count > Memberlist.datagramBytesMax - 8 {
       stream(payload, to: address)

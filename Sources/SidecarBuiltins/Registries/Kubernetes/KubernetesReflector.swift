@@ -25,7 +25,7 @@ final class KubernetesReflector: @unchecked Sendable {
   private let content: WatchedServices
   private let objects: SaidServices
   private let driver: any Driver
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
   private let shape: JSONShape
   /// Where to watch from; nil: list first.
   private var version: String?
@@ -35,12 +35,12 @@ final class KubernetesReflector: @unchecked Sendable {
   /// Called after each list.
   var onListed: () -> Void = {}
 
-  init(_ api: KubernetesAPI, content: WatchedServices, driver: any Driver, log: any LogSink) {
+  init(_ api: KubernetesAPI, content: WatchedServices, driver: any Driver, garbage: GarbageLog) {
     self.api = api
     self.content = content
     self.driver = driver
     objects = SaidServices(content)
-    garbage = GarbageLog(registry: "kubernetes", log: log)
+    self.garbage = garbage
     shape = api.options.mode == .pods ? PodEntries.shape : EndpointSlices.shape
   }
 

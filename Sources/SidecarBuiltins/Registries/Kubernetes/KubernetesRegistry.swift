@@ -16,6 +16,7 @@ public final class KubernetesRegistry: DiagnosableRegistry, @unchecked Sendable 
   let api: KubernetesAPI
   private let driver: any HostDriver
   private let log: any LogSink
+  private let garbage: GarbageLog
   private let content: WatchedServices
   private let reflector: KubernetesReflector
   private var task: Task<Void, Never>?
@@ -33,11 +34,14 @@ public final class KubernetesRegistry: DiagnosableRegistry, @unchecked Sendable 
     name = "kubernetes:" + options.endpoints.map(\.description).joined(separator: "+")
     api = KubernetesAPI(options, driver: environment.driver)
     content = WatchedServices(driver: environment.driver, cause: "the API server has not answered yet")
-    reflector = KubernetesReflector(api, content: content, driver: environment.driver, log: environment.log)
+    garbage = GarbageLog(registry: name, log: environment.log)
+    reflector = KubernetesReflector(api, content: content, driver: environment.driver, garbage: garbage)
     reflector.onListed = { [weak self] in self?.restore() }
   }
 
   deinit { task?.cancel() }
+
+  public var skipped: SkippedEntries { garbage.skipped(with: content) }
 
   // MARK: Reading
 
@@ -61,7 +65,7 @@ public final class KubernetesRegistry: DiagnosableRegistry, @unchecked Sendable 
   /// What is there now, for one question.
   private func listed() async throws(RegistryError) -> WatchedServices {
     let now = WatchedServices(driver: driver, cause: "not listed yet")
-    try await KubernetesReflector(api, content: now, driver: driver, log: log).list()
+    try await KubernetesReflector(api, content: now, driver: driver, garbage: garbage).list()
     return now
   }
 
@@ -177,6 +181,7 @@ public final class KubernetesRegistry: DiagnosableRegistry, @unchecked Sendable 
     let removed = Set(content.map { PodEntries.servicePrefix + $0.key })
     return !(reflector.ownPod?["metadata"]?["annotations"]?.objectValue ?? []).contains {
       $0.key.hasPrefix(PodEntries.servicePrefix) && !removed.contains($0.key)
+        && !PodEntries.isWish($0.key, $0.value.stringValue ?? "")
     }
   }
 }

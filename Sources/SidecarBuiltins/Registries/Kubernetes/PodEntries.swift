@@ -45,12 +45,22 @@ enum PodEntries {
     }
   }
 
+  /// Whether the annotation is what a pod asks of the injector (`micro.mu/service-name: go.micro.srv.hello`), and not the
+  /// entry of a service that is called `name` or `version`, which is an object.
+  static func isWish(_ key: String, _ text: String) -> Bool {
+    (key == servicePrefix + "name" || key == servicePrefix + "version") && text.utf8.first != UInt8(ascii: "{")
+  }
+
   /// What the annotations say, whatever state the pod is in.
   static func written(on pod: JSONValue, leftOut: (String, String) -> Void) -> [Service] {
     var services: [Service] = []
     for annotation in pod["metadata"]?["annotations"]?.objectValue ?? [] {
       let isOne = annotation.key.hasPrefix(servicePrefix)
-      guard isOne || annotation.key.hasPrefix(versionsPrefix), let text = annotation.value.stringValue else { continue }
+      guard isOne || annotation.key.hasPrefix(versionsPrefix), let text = annotation.value.stringValue,
+        !isWish(annotation.key, text)
+      else {
+        continue
+      }
       do throws(WireError) {
         let json = try JSONValue(parsing: text)
         for entry in isOne ? [json] : json.arrayValue ?? [] { services.append(try Service(json: entry)) }

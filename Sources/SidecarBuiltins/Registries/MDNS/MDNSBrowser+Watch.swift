@@ -24,9 +24,10 @@ extension MDNSBrowser {
   mutating func unwatch(_ token: MDNSToken) {
     guard table.watches.removeValue(forKey: token) != nil else { return }
     if !table.isWatched {
-      let random = table.random
+      let old = table
       table = MDNSTable()
-      table.random = random
+      table.random = old.random
+      table.leftOut = old.leftOut
       return
     }
     for name in table.services.keys where !table.isInteresting(name) { drop(name) }
@@ -78,6 +79,7 @@ extension MDNSBrowser {
           continue
         }
         table.nodeCount += 1
+        table.newInRound += 1
       }
       table.services[service.name]?.nodes[node.id] = MDNSTable.Known(service: service, heard: now)
       if let left = table.goodbyes.removeValue(forKey: key), now.nanoseconds(since: left) < MDNSTable.goodbyeMemory {
@@ -94,9 +96,13 @@ extension MDNSBrowser {
       remove(key)
       actions += publish(key, now)
     }
+    if table.newInRound + newNames.count >= MDNSTable.crowd {
+      table.nextRound = min(table.nextRound, now.advanced(byNanoseconds: MDNSTable.crowdInterval))
+    }
     if !newNames.isEmpty {
+      table.newInRound += newNames.count
       for (token, watch) in table.watches where watch.scope == .all { table.watches[token]?.lastNews = now }
-      actions += ask(newNames, now)
+      actions += askSoon(newNames, now)
     }
     return actions
   }
@@ -114,7 +120,12 @@ extension MDNSBrowser {
     if table.queueDue <= now { actions += askNextBatch(now) }
     if table.earliestCheck <= now {
       let due = table.services.filter { $0.value.check <= now }.keys.sorted()
-      for name in due { actions += check(name, now) }
+      var silent: [ServiceName] = []
+      for name in due {
+        actions += removeDead(name, now)
+        if table.services[name]?.nodes.values.contains(where: { $0.unanswered > 0 }) == true { silent.append(name) }
+      }
+      actions += askSoon(silent, now)
       table.earliestCheck = table.services.values.reduce(.distantFuture) { min($0, $1.check) }
     }
     for (token, watch) in table.watches.sorted(by: { $0.key.number < $1.key.number }) where watch.snapshotDue <= now {
@@ -126,27 +137,50 @@ extension MDNSBrowser {
 
   private mutating func startRound(_ now: Instant) -> [MDNSBrowserAction] {
     table.roundsDone += 1
+    var isWhole = true
     if table.roundsDone < MDNSTable.firstRounds.count {
       table.nextRound = table.roundsStarted.advanced(byNanoseconds: MDNSTable.firstRounds[table.roundsDone])
     } else {
-      let tenth = MDNSTable.roundInterval / 10
-      let jitter = Int64(table.random.below(Int(tenth * 2))) - tenth
-      table.nextRound = now.advanced(byNanoseconds: MDNSTable.roundInterval + jitter)
+      if table.nextWhole <= now || table.nextWhole == .distantFuture {
+        let tenth = MDNSTable.roundInterval / 10
+        let jitter = Int64(table.random.below(Int(tenth * 2))) - tenth
+        table.nextWhole = now.advanced(byNanoseconds: MDNSTable.roundInterval + jitter)
+      } else {
+        isWhole = false
+      }
+      table.nextRound = table.nextWhole
     }
+    table.newInRound = 0
     for (name, entry) in table.services where entry.nodes.isEmpty {
       let isAsked = table.watches.values.contains { $0.scope == .service(name) }
       if !isAsked, now.nanoseconds(since: entry.listed) > MDNSTable.listedTimeout { drop(name) }
     }
-    table.queue = table.services.keys.sorted(by: >)
+    table.queue = table.services.filter { isWhole || $0.value.nodes.isEmpty }.keys.sorted(by: >)
     table.queueDue = now
     return table.watchesAll ? [.ask(MDNSDomain.allCases.map(\.listName))] : []
   }
 
   private mutating func askNextBatch(_ now: Instant) -> [MDNSBrowserAction] {
-    let names = table.queue.suffix(MDNSTable.batch)
-    table.queue.removeLast(names.count)
+    var names: [ServiceName] = []
+    var expected = 0
+    while let name = table.queue.last, names.count < MDNSTable.batch, expected < MDNSTable.batchAnswers {
+      table.queue.removeLast()
+      names.append(name)
+      expected += max(table.services[name]?.nodes.count ?? 0, 2) * MDNSDomain.allCases.count
+    }
     table.queueDue = table.queue.isEmpty ? .distantFuture : now.advanced(byNanoseconds: MDNSTable.batchPause)
-    return ask(names.reversed(), now)
+    return ask(names, now)
+  }
+
+  /// A few are asked for at once; of many the answers would come all together and be lost.
+  private mutating func askSoon(_ names: [ServiceName], _ now: Instant) -> [MDNSBrowserAction] {
+    if table.newInRound < MDNSTable.crowd, names.count < MDNSTable.crowd { return ask(names, now) }
+    let waiting = Set(table.queue)
+    table.queue.insert(contentsOf: names.filter { !waiting.contains($0) }, at: 0)
+    if table.queueDue == .distantFuture, !table.queue.isEmpty {
+      table.queueDue = now.advanced(byNanoseconds: MDNSTable.batchPause)
+    }
+    return []
   }
 
   private mutating func ask(_ names: [ServiceName], _ now: Instant) -> [MDNSBrowserAction] {
@@ -167,23 +201,20 @@ extension MDNSBrowser {
     return questions.isEmpty ? [] : [.ask(questions)]
   }
 
-  /// An answer should have come by now: asks the silent again, drops the dead.
-  private mutating func check(_ name: ServiceName, _ now: Instant) -> [MDNSBrowserAction] {
+  /// An answer should have come by now.
+  private mutating func removeDead(_ name: ServiceName, _ now: Instant) -> [MDNSBrowserAction] {
     guard let entry = table.services[name] else { return [] }
     table.services[name]?.check = .distantFuture
     var actions: [MDNSBrowserAction] = []
-    var isSilent = false
     for (id, known) in entry.nodes.sorted(by: { $0.key < $1.key }) {
       let isExpired = now.nanoseconds(since: known.heard) >= MDNSTable.heardTimeout
       if known.unanswered >= MDNSTable.unansweredMaximum || isExpired {
         let key = MDNSNodeKey(service: name, id: id)
         remove(key)
         actions += publish(key, now)
-      } else if known.unanswered > 0 {
-        isSilent = true
       }
     }
-    return isSilent ? actions + ask([name], now) : actions
+    return actions
   }
 
   // MARK: The table

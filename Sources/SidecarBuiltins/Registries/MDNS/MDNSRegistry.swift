@@ -24,6 +24,7 @@ public final class MDNSRegistry: DiagnosableRegistry {
   }
 
   public var keepsEntries: Bool { false }
+  public var skipped: SkippedEntries { runner.value.skipped }
 
   public func register(_ service: Service, ttl: Duration?) async throws(RegistryError) {
     try await perform { runner, _, done in runner.register(service, ttl: ttl, done) }
@@ -35,6 +36,8 @@ public final class MDNSRegistry: DiagnosableRegistry {
       done(.success(()))
     }
   }
+
+  public func release(_ service: Service) { runner.value.release(service) }
 
   public func lookup(_ name: ServiceName) async throws(RegistryError) -> [Service] {
     try await perform { runner, call, done in call.token = runner.lookup(name, done) }

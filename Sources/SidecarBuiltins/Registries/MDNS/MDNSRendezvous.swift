@@ -53,6 +53,8 @@ final class MDNSRendezvous {
   /// The services of those that count.
   private var living: [String: [Service]] = [:]
   private var garbage: Set<String> = []
+  /// Files that could not be used, each time they were read.
+  private(set) var garbageCount = 0
   private var isReadingDue = false
   /// Told of the neighbours' nodes that came or changed or went (nil), and of those whose process died, on the loop.
   var onChange: (([MDNSNodeKey: Service?], _ died: [MDNSNodeKey]) -> Void)?
@@ -252,6 +254,7 @@ final class MDNSRendezvous {
       for service in services { neighbour.services.append(try Service(json: service)) }
       return neighbour
     } catch let error as WireError {
+      garbageCount += 1
       complain(name, "\(folder)/\(name) is left out: \(error)")
       return nil
     } catch {

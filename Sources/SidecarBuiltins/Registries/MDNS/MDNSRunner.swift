@@ -54,6 +54,9 @@ final class MDNSRunner: DatagramHandler {
   private var garbageNames: Set<String> = []
   /// Entries and datagrams that made no sense.
   private(set) var garbageCount = 0
+  var skipped: SkippedEntries {
+    SkippedEntries(asGarbage: garbageCount + (rendezvous?.garbageCount ?? 0), asFull: browser.table.leftOut)
+  }
 
   var selfTest: SelfTest?
   private var selfTestWaiters: [() -> Void] = []
@@ -197,6 +200,17 @@ final class MDNSRunner: DatagramHandler {
     }
     perform(browser.forget(keys))
     pump()
+  }
+
+  /// The nodes are another process's from now on: no goodbye, and what we know of them stays.
+  func release(_ service: Service) {
+    guard isStarted else { return }
+    for node in service.nodes {
+      let key = MDNSNodeKey(service: service.name, id: node.id)
+      _ = responder.deregister(key)
+      registered[key] = nil
+      setOwn(key, nil)
+    }
   }
 
   /// Chooses addresses again for nodes bound to all of them.

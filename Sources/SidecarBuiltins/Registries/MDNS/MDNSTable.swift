@@ -20,6 +20,10 @@ struct MDNSTable {
   static let firstRounds: [Int64] = [0, 60_000_000, 150_000_000, 1_000_000_000, 5_000_000_000]
   /// From then on, give or take a tenth.
   static let roundInterval: Int64 = 60_000_000_000
+  /// After a round that brought so many new names the next one comes soon, and asks for what was not heard: on a large
+  /// network part of the answers to one question is lost, as they come all at once.
+  static let crowd = 16
+  static let crowdInterval: Int64 = 1_000_000_000
   /// How long an answer may take before a node counts as silent.
   static let answerTime: Int64 = 1_000_000_000
   /// Questions without an answer after which a node is gone.
@@ -32,8 +36,10 @@ struct MDNSTable {
   /// a node is asked again soon. When there are more, the oldest knowledge is dropped.
   static let goodbyesMaximum = 4096
   static let goodbyeMemory: Int64 = 1_000_000_000
-  /// Services asked about at once, and the pause before the next ones: a large network is not asked in one burst.
+  /// Services asked about at once, fewer where so many answers are to be expected, and the pause before the next ones: a
+  /// large network is not asked in one burst.
   static let batch = 32
+  static let batchAnswers = 96
   static let batchPause: Int64 = 20_000_000
 
   struct Known {
@@ -81,6 +87,10 @@ struct MDNSTable {
   var roundsStarted = Instant(nanoseconds: 0)
   var roundsDone = 0
   var nextRound: Instant = .distantFuture
+  /// Names and nodes heard of for the first time since the round began.
+  var newInRound = 0
+  /// When everything is asked for again, rather than what was not heard.
+  var nextWhole: Instant = .distantFuture
   /// Names still to be asked for in this round.
   var queue: [ServiceName] = []
   var queueDue: Instant = .distantFuture

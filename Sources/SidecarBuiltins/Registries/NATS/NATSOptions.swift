@@ -32,7 +32,10 @@ struct NATSOptions {
     for server in servers where ![nil, "nats", "tls"].contains(server.scheme) || !server.path.isEmpty {
       throw ConfigurationError("registry nats: \(server) is no server; expected host:port, nats://host or tls://host")
     }
-    let isSecure = try options.flag("tls") || servers.contains { $0.scheme == "tls" }
+    // A certificate makes no sense without TLS.
+    let isSecure =
+      try options.flag("tls") || servers.contains { $0.scheme == "tls" } || options["cert_file"] != nil
+      || options["ca_file"] != nil
     settings = NATSSettings(
       servers: servers,
       credentials: { () throws(ConfigurationError) in

@@ -23,7 +23,7 @@ public final class NATSRegistry: Registry, @unchecked Sendable {
   /// How long a deletion is remembered after the last time somebody answered for the node.
   static let deletedNanoseconds: Int64 = 600_000_000_000
   /// Our own nodes; one more is refused.
-  static let ownMax = 10_000
+  static let ownMax = 20_000
   /// Between two looks at who was not heard of.
   static let probeStepNanoseconds: Int64 = 1_000_000_000
 
@@ -49,7 +49,7 @@ public final class NATSRegistry: Registry, @unchecked Sendable {
   private let client: NATSClient
   private let options: NATSOptions
   private let content: WatchedServices
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
   private var own: [Key: Own] = [:]
   private var pulses: [Key: Pulse] = [:]
   private var deleted: [Key: Instant] = [:]
@@ -64,10 +64,12 @@ public final class NATSRegistry: Registry, @unchecked Sendable {
     name = "nats:" + options.servers.map(\.authority).joined(separator: "+")
     client = NATSClient(settings: options.settings, driver: driver)
     content = WatchedServices(driver: driver, cause: "nats: not connected yet")
-    garbage = GarbageLog(registry: "nats", log: environment.log)
+    garbage = GarbageLog(registry: name, log: environment.log)
   }
 
   deinit { timer?.cancel() }
+
+  public var skipped: SkippedEntries { garbage.skipped(with: content) }
 
   // MARK: The registry
 
@@ -98,6 +100,10 @@ public final class NATSRegistry: Registry, @unchecked Sendable {
     try await connected()
     announce("delete", service)
     try await client.confirm(within: Self.confirmNanoseconds)
+  }
+
+  public func release(_ service: Service) {
+    for node in service.nodes { own[Key(service: service.name, id: node.id)] = nil }
   }
 
   public func lookup(_ name: ServiceName) async throws(RegistryError) -> [Service] {

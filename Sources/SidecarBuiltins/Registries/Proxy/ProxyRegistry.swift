@@ -15,6 +15,7 @@ public final class ProxyRegistry: DiagnosableRegistry, @unchecked Sendable {
   private let content: WatchedServices
   private let follower: ProxyFollower
   private let reader: ProxyReader
+  private let garbage: GarbageLog
   private let tls: TLSSource
   private let driver: any Driver
   private let addressForm: NodeAddressForm
@@ -35,13 +36,16 @@ public final class ProxyRegistry: DiagnosableRegistry, @unchecked Sendable {
     tls = try TLSSource(options, driver: environment.driver)
     client = HTTPClient(driver: environment.driver, endpoints: endpoints, tls: tls)
     content = WatchedServices(driver: environment.driver, cause: "no sidecar has answered yet")
-    reader = ProxyReader(client, GarbageLog(registry: "proxy", log: environment.log))
+    garbage = GarbageLog(registry: name, log: environment.log)
+    reader = ProxyReader(client, garbage)
     follower = ProxyFollower(
       client: client, reader: reader, content: content, driver: environment.driver,
       pollInterval: .seconds(try options.number("poll_seconds", in: 1...3600, default: 5)))
   }
 
   deinit { task?.cancel() }
+
+  public var skipped: SkippedEntries { garbage.skipped(with: content) }
 
   public func register(_ service: Service, ttl: Duration?) async throws(RegistryError) {
     // Nothing to be found; the sidecar of 2018 would keep the name for ever.
@@ -116,7 +120,7 @@ public final class ProxyRegistry: DiagnosableRegistry, @unchecked Sendable {
 /// Asks the sidecar what it knows. Loop-confined.
 final class ProxyReader: @unchecked Sendable {
   private let client: HTTPClient
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
 
   init(_ client: HTTPClient, _ garbage: GarbageLog) {
     self.client = client

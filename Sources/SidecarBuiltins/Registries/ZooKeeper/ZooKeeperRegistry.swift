@@ -17,7 +17,7 @@ public final class ZooKeeperRegistry: Registry, @unchecked Sendable {
   static let leavesMax = 100_000
   /// How long a call waits for the first reading.
   static let readyNanoseconds: Int64 = 5_000_000_000
-  static let ownMax = 10_000
+  static let ownMax = 20_000
 
   private struct Own {
     var service: Service
@@ -32,7 +32,7 @@ public final class ZooKeeperRegistry: Registry, @unchecked Sendable {
   private let client: ZooKeeperClient
   private let addressForm: NodeAddressForm
   private let content: WatchedServices
-  private var garbage: GarbageLog
+  private let garbage: GarbageLog
   private var own: [String: Own] = [:]
   /// What each leaf says, by its path.
   private var leaves: [String: Service] = [:]
@@ -61,7 +61,7 @@ public final class ZooKeeperRegistry: Registry, @unchecked Sendable {
     addressForm = try options.choice("address_form", of: ["joined", "split"]) == "split" ? .split : .joined
     name = "zookeeper:" + options.servers.map(\.authority).joined(separator: "+")
     content = WatchedServices(driver: driver, cause: "zookeeper: not connected yet")
-    garbage = GarbageLog(registry: "zookeeper", log: environment.log)
+    garbage = GarbageLog(registry: name, log: environment.log)
     wake = LoopGate(driver: driver)
   }
 
@@ -69,6 +69,8 @@ public final class ZooKeeperRegistry: Registry, @unchecked Sendable {
     reader?.cancel()
     timer?.cancel()
   }
+
+  public var skipped: SkippedEntries { garbage.skipped(with: content) }
 
   // MARK: The registry
 
@@ -103,6 +105,14 @@ public final class ZooKeeperRegistry: Registry, @unchecked Sendable {
     for path in paths { own[path] = nil }
     try await ready()
     for path in paths { try await remove(path) }
+  }
+
+  public func release(_ service: Service) {
+    for node in service.nodes {
+      if let folder = try? Self.path(service.name), let id = try? Self.component(node.id) {
+        own[folder + "/" + id] = nil
+      }
+    }
   }
 
   public func lookup(_ name: ServiceName) async throws(RegistryError) -> [Service] {
@@ -314,7 +324,7 @@ public final class ZooKeeperRegistry: Registry, @unchecked Sendable {
 
   private func readLeaf(_ path: String) async throws(RegistryError) {
     guard leaves.count < Self.leavesMax || leaves[path] != nil else {
-      return garbage.leftOut(path, because: "more than \(Self.leavesMax) leaves")
+      return garbage.leftOut(path, because: "more than \(Self.leavesMax) leaves", isFull: true)
     }
     let reply = try await client.ask(.getData) { Self.plain(path, &$0, watch: true) }
     if reply.code == .noNode { return forget(leaf: path) }

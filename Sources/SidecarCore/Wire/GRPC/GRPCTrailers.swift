@@ -24,6 +24,11 @@ package enum GRPCTrailers {
       if !failure.details.isEmpty { failure.details.withUnsafeBytes { appendDetails($0, to: list) } }
       return
     }
+    if let wait = error.retryAfter {
+      // In milliseconds, as gRPC's clients read it (proposal A6).
+      list.append("grpc-retry-pushback-ms") { $0.append(decimal: UInt64(max(wait / 1_000_000, 1))) }
+    }
+    if error.isUnbegun { list.append("x-micro-unbegun", "1") }
     let status = error.grpcStatus
     list.append("grpc-status") { $0.append(decimal: status.rawValue) }
     let text = ByteBuffer(capacity: 256)

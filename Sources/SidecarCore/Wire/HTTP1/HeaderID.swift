@@ -20,6 +20,8 @@ package enum HeaderID: UInt8, CaseIterable, Sendable {
   case microProtocol, microFromService, microNamespace, microTraceID, microSpanID
   case xMicroService, xMicroMethod, xMicroEndpoint, xMicroID, xMicroError, xMicroStream, xMicroTopic, xMicroTarget
   case xMicroProtocol, xMicroFromService, xMicroNamespace
+  // This sidecar's own.
+  case xMicroSelect, xMicroUnbegun, xMicroLoad
 
   /// The name as Go's `textproto` writes it, so the spelling go-micro peers put on the wire; empty for `other`.
   package var name: StaticString {
@@ -103,6 +105,9 @@ package enum HeaderID: UInt8, CaseIterable, Sendable {
     case .xMicroProtocol: "X-Micro-Protocol"
     case .xMicroFromService: "X-Micro-From-Service"
     case .xMicroNamespace: "X-Micro-Namespace"
+    case .xMicroSelect: "X-Micro-Select"
+    case .xMicroUnbegun: "X-Micro-Unbegun"
+    case .xMicroLoad: "X-Micro-Load"
     }
   }
 

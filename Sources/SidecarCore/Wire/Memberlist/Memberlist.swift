@@ -33,6 +33,10 @@ package enum Memberlist {
     package var meta: [UInt8]
     package var incarnation: UInt32
     package var state: State
+    /// Its IPv4 address is told in sixteen bytes, as Go keeps one that it has parsed. Members compare what they are told byte
+    /// by byte ("Conflicting address", state.go @ v0.2.2), so it is passed on as it came, and so are the versions.
+    package var isMappedAddress = false
+    package var versions = Memberlist.versions
 
     package init(
       name: String, address: SocketAddress, meta: [UInt8] = [], incarnation: UInt32, state: State = .alive
@@ -126,8 +130,10 @@ package enum Memberlist {
     case .dead: return .dead(incarnation: incarnation, node: fields.text("Node"), from: fields.text("From"))
     case .alive:
       guard let address = address(fields.bytes("Addr"), fields.number("Port")) else { return nil }
-      return .alive(
-        Member(name: fields.text("Node"), address: address, meta: fields.bytes("Meta"), incarnation: incarnation))
+      var member = Member(
+        name: fields.text("Node"), address: address, meta: fields.bytes("Meta"), incarnation: incarnation)
+      member.tell(fields)
+      return .alive(member)
     case .pushPull, .compound, .user, .compress, .encrypt, .crc, .error: return nil
     }
   }
@@ -162,10 +168,10 @@ package enum Memberlist {
       var writer = MemberlistWriter(.alive, fields: 6)
       writer.field("Incarnation", UInt64(member.incarnation))
       writer.field("Node", member.name)
-      writer.field("Addr", raw(member.address))
+      writer.field("Addr", raw(member.address, isMapped: member.isMappedAddress))
       writer.field("Port", UInt64(member.address.port))
       writer.field("Meta", member.meta)
-      writer.field("Vsn", versions)
+      writer.field("Vsn", member.versions)
       return writer.bytes
     case .user(let payload): return [Kind.user.rawValue] + payload
     }
@@ -255,10 +261,11 @@ package enum Memberlist {
       guard let address = address(fields.bytes("Addr"), fields.number("Port")),
         let state = State(rawValue: UInt8(clamping: fields.number("State")))
       else { continue }
-      members.append(
-        Member(
-          name: fields.text("Name"), address: address, meta: fields.bytes("Meta"),
-          incarnation: UInt32(truncatingIfNeeded: fields.number("Incarnation")), state: state))
+      var member = Member(
+        name: fields.text("Name"), address: address, meta: fields.bytes("Meta"),
+        incarnation: UInt32(truncatingIfNeeded: fields.number("Incarnation")), state: state)
+      member.tell(fields)
+      members.append(member)
     }
     return PushPull(
       members: members, isJoin: head.flag("Join"),
@@ -276,12 +283,12 @@ package enum Memberlist {
       for member in state.members {
         var writer = MemberlistWriter(fields: 7)
         writer.field("Name", member.name)
-        writer.field("Addr", raw(member.address))
+        writer.field("Addr", raw(member.address, isMapped: member.isMappedAddress))
         writer.field("Port", UInt64(member.address.port))
         writer.field("Meta", member.meta)
         writer.field("Incarnation", UInt64(member.incarnation))
         writer.field("State", UInt64(member.state.rawValue))
-        writer.field("Vsn", versions)
+        writer.field("Vsn", member.versions)
         bytes += writer.bytes
       }
       return bytes + state.userState
@@ -315,24 +322,29 @@ package enum Memberlist {
     return try result.get()
   }
 
-  /// Four bytes, or sixteen; IPv4 may be written in either.
   private static func address(_ bytes: [UInt8], _ port: UInt64) -> SocketAddress? {
     guard let port = UInt16(exactly: port), port > 0 else { return nil }
-    if bytes.count == 4 { return .ipv4(address: bytes.reduce(0) { $0 &<< 8 | UInt32($1) }, port: port) }
-    guard bytes.count == 16 else { return nil }
-    let high = bytes[..<8].reduce(0 as UInt64) { $0 &<< 8 | UInt64($1) }
-    let low = bytes[8...].reduce(0 as UInt64) { $0 &<< 8 | UInt64($1) }
-    if high == 0, low >> 32 == 0xFFFF { return .ipv4(address: UInt32(truncatingIfNeeded: low), port: port) }
-    return .ipv6(high: high, low: low, zone: 0, port: port)
+    return SocketAddress(bytes: bytes, port: port)
   }
 
-  private static func raw(_ address: SocketAddress) -> [UInt8] {
+  private static func raw(_ address: SocketAddress, isMapped: Bool = false) -> [UInt8] {
     switch address {
+    case .ipv4(let address, let port) where isMapped:
+      raw(.ipv6(high: 0, low: 0xFFFF << 32 | UInt64(address), zone: 0, port: port))
     case .ipv4(let address, _): (0..<4).reversed().map { UInt8(truncatingIfNeeded: address &>> UInt32(8 * $0)) }
     case .ipv6(let high, let low, _, _):
       [high, low].flatMap { word in (0..<8).reversed().map { UInt8(truncatingIfNeeded: word &>> UInt64(8 * $0)) } }
     case .unix: []
     }
+  }
+}
+
+extension Memberlist.Member {
+  /// The forms in which it was told of.
+  fileprivate mutating func tell(_ fields: MemberlistFields) {
+    if case .ipv4 = address { isMappedAddress = fields.bytes("Addr").count == 16 }
+    let told = fields.bytes("Vsn")
+    if told.count == versions.count { versions = told }
   }
 }
 

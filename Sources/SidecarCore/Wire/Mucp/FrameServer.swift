@@ -324,7 +324,15 @@ package enum FrameServer {
   ) {
     let text = ByteBuffer()
     error.writeFrameText(into: text)
-    encodeReplyError(to: request, notes: notes, text: text.bytes, extraFields: extraFields, into: buffer)
+    guard error.retryAfter != nil || error.isUnbegun else {
+      return encodeReplyError(to: request, notes: notes, text: text.bytes, extraFields: extraFields, into: buffer)
+    }
+    // Headers that the framework's clients pass over.
+    let fields = ByteBuffer(capacity: 128)
+    fields.append(extraFields)
+    if let seconds = error.retryAfterSeconds { HTTP1Writer.field("Retry-After", decimal: seconds, to: fields) }
+    if error.isUnbegun { fields.append("X-Micro-Unbegun: 1\r\n") }
+    encodeReplyError(to: request, notes: notes, text: text.bytes, extraFields: fields.bytes, into: buffer)
   }
 
   /// Writes the answer to a request that was not decoded.
@@ -370,7 +378,7 @@ package enum FrameServer {
   }
 
   private static var empty: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
-  private static var closeField: UnsafeRawBufferPointer {
+  static var closeField: UnsafeRawBufferPointer {
     let line: StaticString = "Connection: close\r\n"
     return UnsafeRawBufferPointer(start: line.utf8Start, count: line.utf8CodeUnitCount)
   }

@@ -40,7 +40,11 @@ package enum Metadata {
     // Routing, set anew for each call.
     case .microService, .microMethod, .microEndpoint, .microID, .microError, .microStream, .microTopic, .microTarget,
       .microProtocol, .microFromService, .xMicroService, .xMicroMethod, .xMicroEndpoint, .xMicroID, .xMicroError,
-      .xMicroStream, .xMicroTopic, .xMicroTarget, .xMicroProtocol, .xMicroFromService:
+      .xMicroStream, .xMicroTopic, .xMicroTarget, .xMicroProtocol, .xMicroFromService, .xMicroSelect:
+      return false
+
+    // What a sidecar says in replies: servers would send it back as theirs.
+    case .xMicroUnbegun, .xMicroLoad:
       return false
 
     // What a server adds to a handler's context (server/rpc_server.go), leaked by callers that forward their context.
@@ -75,6 +79,8 @@ package enum Metadata {
     case UInt8(ascii: "g"): return ASCIIText.hasPrefixIgnoringCase(name, "grpc-")
     case UInt8(ascii: "p"): return ASCIIText.hasPrefixIgnoringCase(name, "proxy-")
     case UInt8(ascii: "s"): return ASCIIText.hasPrefixIgnoringCase(name, "sec-")
+    // Meant for this sidecar.
+    case UInt8(ascii: "x"): return ASCIIText.hasPrefixIgnoringCase(name, "x-micro-fault")
     default: return false
     }
   }

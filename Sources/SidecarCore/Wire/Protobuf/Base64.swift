@@ -1,6 +1,6 @@
 // base64 between buffers (RFC 4648 §4 and §5): JSON's form of bytes.
 
-enum Base64 {
+package enum Base64 {
   private static let alphabet: StaticString = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
   /// For each ASCII byte the value of that digit in either alphabet, shifted by 48 so that it can stand in a literal;
@@ -68,5 +68,15 @@ enum Base64 {
     to[1] = digits[bits &>> 12 & 63]
     to[2] = left == 2 ? digits[bits &>> 6 & 63] : UInt8(ascii: "=")
     to[3] = UInt8(ascii: "=")
+  }
+
+  /// The text of `bytes`, for the control plane.
+  package static func encoded(_ bytes: UnsafeRawBufferPointer) -> String {
+    guard let source = bytes.bindMemory(to: UInt8.self).baseAddress else { return "" }
+    return String(unsafeUninitializedCapacity: encodedCount(bytes.count)) { target in
+      guard let start = target.baseAddress else { return 0 }
+      encode(source, bytes.count, to: start)
+      return encodedCount(bytes.count)
+    }
   }
 }
