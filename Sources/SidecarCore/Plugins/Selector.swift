@@ -65,7 +65,7 @@ public struct NodeLoad: Sendable {
   }
 
   /// More than this is not believed.
-  public static let reportedMax: Float = 2
+  public static let reportedMax = LoadReport.valueMax
   /// Up to this share an app has room enough that it makes no difference.
   @usableFromInline static let reportedFree: Float = 0.5
   /// What was reported counts for so many nanoseconds after the node was last heard of.

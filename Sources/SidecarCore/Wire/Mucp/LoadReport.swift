@@ -7,6 +7,8 @@
 package enum LoadReport {
   /// The most that is said, in hundredths.
   package static let hundredthsMax = 999
+  /// The most that is believed.
+  package static let valueMax: Float = 2
 
   /// The whole header line.
   static func appendLine(_ hundredths: Int, to buffer: ByteBuffer) {
@@ -22,7 +24,7 @@ package enum LoadReport {
     buffer.append(decimal: hundredths % 100)
   }
 
-  /// What a reply says, at most `NodeLoad.reportedMax`; nil when it is no such number: digits, and perhaps a point and more
+  /// What a reply says, at most `valueMax`; nil when it is no such number: digits, and perhaps a point and more
   /// of them, 16 bytes at most.
   package static func value(_ text: UnsafeRawBufferPointer) -> Float? {
     guard text.count <= 16, let first = text.first, first &- UInt8(ascii: "0") < 10 else { return nil }
@@ -43,6 +45,6 @@ package enum LoadReport {
         number += Float(digit) * unit
       }
     }
-    return min(number, NodeLoad.reportedMax)
+    return min(number, valueMax)
   }
 }
