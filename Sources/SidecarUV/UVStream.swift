@@ -348,6 +348,14 @@ package final class UVStream: ByteStream {
     }
   }
 
+  package override func acknowledge() {
+    var descriptor: uv_os_fd_t = -1
+    guard !isPipe, !flags.contains(.closing), uv_fileno(handle.cast(to: uv_handle_t.self), &descriptor) == 0
+    else { return }
+    var isOn: Int32 = 1
+    setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_QUICKACK, &isOn, socklen_t(MemoryLayout<Int32>.size))
+  }
+
   package override func shutdownWrites() {
     if !flags.isDisjoint(with: [.shutdownWanted, .closing, .lingering, .writeBroken]) { return }
     flags.insert(.shutdownWanted)

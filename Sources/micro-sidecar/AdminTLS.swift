@@ -45,4 +45,9 @@ extension Settings {
     source.keyFile = adminClientKeyFile
     return source
   }
+
+  /// The header fields by which the admin listener knows us.
+  var adminAuthorization: [(String, String)] {
+    adminToken.map { [("Authorization", "Bearer " + $0)] } ?? []
+  }
 }

@@ -428,16 +428,18 @@ def greeter(call):
 
 
 class App:
-    """The plain HTTP app behind a sidecar. `handler(method, path, headers, body)` returns (status, headers, body)."""
+    """The plain HTTP app behind a sidecar. `handler(method, path, headers, body)` returns (status, headers, body).
 
-    def __init__(self, handler=None, port=0):
+    Head and body are written apart; with `nagle` as the standard library's own server does it."""
+
+    def __init__(self, handler=None, port=0, nagle=False):
         self.requests = []
         app = self
         handler = handler or hello_app
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
+            disable_nagle_algorithm = not nagle
 
             def serve(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -279,7 +279,8 @@ class Taps(BlackBox):
         sidecar.post("/nobody/say/hello", {})
         self.assertEqual(self.events(failed, 1)[0]["reason"], "service_not_found")
         self.assertEqual(self.events(named, 1)[0]["service"], HELLO)
-        self.assertEqual(ask(sidecar.admin_port, "GET", "/tap?direction=up").status, 400)
+        for query in ("direction=up", "servcie=a", "status=overlaoded"):
+            self.assertEqual(ask(sidecar.admin_port, "GET", "/tap?" + query).status, 400, query)
 
     def test_server_sent_events(self):
         sidecar = self.begin()

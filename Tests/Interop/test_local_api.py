@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import statistics
+import time
 import urllib.parse
 
 from gomicro import App, Connection, DropConnection, Node, encode, fields, greeter, string_field
@@ -417,3 +420,47 @@ class LargeBodies(LocalAPI):
         answer = self.sidecar.post("/hello/say/hello", {"name": "x" * 1_000_000})
         self.assertEqual(answer.status, 200)
         self.assertEqual(len(answer.json()["msg"]), 1_000_006)
+
+
+class MessagesInTwoWrites(BlackBox):
+    """Peers that write head and body apart and leave Nagle's algorithm on: the second part leaves them once the first is
+    acknowledged, which Linux puts off for 40 ms on a connection that has been used for a while."""
+
+    def assert_not_put_off(self, call):
+        seconds = []
+        for turn in range(40):
+            began = time.monotonic()
+            call(turn)
+            seconds.append(time.monotonic() - began)
+        self.assertLess(statistics.median(seconds[20:]), 0.03, seconds)
+
+    def test_an_app(self):
+        app = self.start_server(App(nagle=True))
+        sidecar = self.start(registry="memory", name=HELLO, app=app.port)
+        eventually(lambda: sidecar.post("/hello/say/hello", {}).status == 200, what="a call of the app")
+
+        def call(turn):
+            answer = sidecar.post("/hello/say/hello", {"name": str(turn)})
+            self.assertEqual(answer.status, 200, answer)
+
+        self.assert_not_put_off(call)
+
+    def test_a_caller(self):
+        node = self.start_server(Node(greeter))
+        sidecar = self.start(services=[service(HELLO, node.registration())])
+        body = b'{"name":"John"}'
+        head = "POST /hello/say/hello HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", sidecar.port), timeout=10) as connection:
+            replies = connection.makefile("rb")
+
+            def call(turn):
+                connection.sendall((head % len(body)).encode())
+                connection.sendall(body)
+                self.assertIn(b" 200 ", replies.readline())
+                length = 0
+                while line := replies.readline().strip():
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                self.assertIn(b"Hello John", replies.read(length))
+
+            self.assert_not_put_off(call)

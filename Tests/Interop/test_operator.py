@@ -6,12 +6,13 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import tempfile
 import time
 
 from gomicro import App, Connection, Node, greeter, hello_app
-from sidecar import BINARY, BlackBox, Sidecar, ask, command, free_port, run_together, service
+from sidecar import BINARY, BlackBox, Sidecar, ask, command, eventually, free_port, run_together, service
 
 HELLO = "go.micro.srv.hello"
 
@@ -205,6 +206,27 @@ class Commands(BlackBox):
         for word in ("registry", "multicast"):
             self.assertIn(word, said)
 
+    def test_doctor_in_another_environment_than_the_sidecars_says_so(self):
+        app = self.start_server(App(hello_app))
+        token = {"MICRO_ADMIN_TOKEN": "open-sesame"}
+        sidecar = self.start(name=HELLO, app=app.port, registry="memory", environment=token)
+        admin = {"MICRO_ADMIN_ADDRESS": "127.0.0.1:%d" % sidecar.admin_port, **token}
+        same = {"MICRO_REGISTRY": "memory", "MICRO_SERVER_NAME": HELLO, "MICRO_APP_ADDRESS": "127.0.0.1:%d" % app.port}
+        _, out, err = command("doctor", environment={"MICRO_REGISTRY": "memory", **admin})
+        self.assertRegex(out, r"settings +the sidecar at 127.0.0.1:%d has others than this shell: \S" % sidecar.admin_port)
+        for key in ("MICRO_SERVER_NAME", "MICRO_APP_ADDRESS"):
+            self.assertIn(key, out, err)
+        self.assertNotIn("MICRO_REGISTRY", out.split("has others")[1].split("\n")[0])
+        _, out, err = command("doctor", environment={**admin, **same})
+        self.assertNotIn("has others", out, err)
+        self.assertIn("the app at 127.0.0.1:%d answers" % app.port, out, err)
+
+    def test_tap_filters_that_are_none(self):
+        for word, said in (("servcie=a", "did you mean service?"), ("colour=red", "only service, endpoint"), ("x", "expected")):
+            status, out, err = command("tap", word)
+            self.assertEqual(status, 64, out + err)
+            self.assertIn(said, out + err)
+
     def test_without_a_sidecar_running_it_says_where_it_looked(self):
         port = free_port()
         status, out, err = command("list", "services", environment={"MICRO_PROXY_ADDRESS": "127.0.0.1:%d" % port})
@@ -220,6 +242,9 @@ class Commands(BlackBox):
 class Bounds(BlackBox):
     READY_MILLISECONDS_MAX = 30
     RESIDENT_MEGABYTES_MAX = 12
+    EVERYTHING_MEGABYTES_MAX = 14
+    # Of one processor.
+    IDLE_SHARE_MAX = 0.001
     IDLE_CONNECTIONS = 5000
     KILOBYTES_PER_IDLE_CONNECTION_MAX = 3
 
@@ -251,6 +276,35 @@ class Bounds(BlackBox):
         megabytes = sidecar.resident_kilobytes() / 1024
         print("        idle RSS: %.1f MB" % megabytes)
         self.assertLessEqual(megabytes, self.RESIDENT_MEGABYTES_MAX)
+
+    def test_idle_with_everything_on(self):
+        app = self.start_server(App(hello_app))
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        sidecar = self.start(name=HELLO, app=app.port, registry="mdns,memory", environment={
+            "MICRO_ACCESS_LOG": os.path.join(folder, "access.log"),
+            "MICRO_TRACE_ENDPOINT": "http://127.0.0.1:%d/v1/traces" % free_port(),
+            "MICRO_TRACE_SAMPLE": "0.01",
+            "MICRO_APP_HEALTH": "/health",
+        })
+        eventually(lambda: sidecar.post("/hello/say/hello", {}).status == 200, what="a call of the app")
+
+        def running():
+            """Nanoseconds on a processor, of all its threads."""
+            threads = "/proc/%d/task" % sidecar.pid
+            return sum(int(open("%s/%s/schedstat" % (threads, one)).read().split()[0]) for one in os.listdir(threads))
+
+        # A start has its announcements; what a quiet ten seconds cost afterwards is what idleness costs.
+        shares = []
+        for period in range(3):
+            before, begun = running(), time.monotonic()
+            while time.monotonic() < begun + 5:
+                time.sleep(0.1)
+            shares.append((running() - before) / 1e9 / (time.monotonic() - begun))
+        megabytes = sidecar.resident_kilobytes() / 1024
+        print("        idle with everything on: %.1f MB, %.3f %% of a processor" % (megabytes, min(shares) * 100))
+        self.assertLessEqual(megabytes, self.EVERYTHING_MEGABYTES_MAX)
+        self.assertLessEqual(min(shares), self.IDLE_SHARE_MAX, shares)
 
     def test_idle_connections(self):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import tempfile
 import threading
 import time
 
 from gomicro import App, Client, Connection, Node, NodeError, header
 from gomicro_streams import ClientStream, StreamEnded, StreamNode, count_down, echo
-from sidecar import LONG, BlackBox, eventually, service
+from sidecar import LONG, BlackBox, eventually, free_port, service
 
 HELLO = "go.micro.srv.hello"
 STREAM = {"stream": "true"}
@@ -88,6 +90,51 @@ class Outbound(BlackBox):
                 if generation == "micro":
                     self.assertIsNone(lines.chunk())
                     self.assertEqual(lines.trailers, [])
+
+    def test_a_node_that_is_gone_is_not_where_a_stream_begins(self):
+        node = self.start_server(StreamNode(echo, "micro").start())
+        gone = {"id": "gone", "address": "127.0.0.1:%d" % free_port()}
+        entry = service(HELLO, node.registration(), gone, endpoints=[{"name": "Chat.Talk", "metadata": STREAM}])
+        sidecar = self.start(services=[entry])
+        for turn in range(12):
+            lines = Lines(sidecar.port, "/hello/chat/talk", NDJSON)
+            lines.send({"n": turn})
+            self.assertEqual(lines.head(), 200)
+            self.assertEqual(lines.line(), {"n": turn})
+            lines.end()
+            self.assertIsNone(lines.chunk())
+        self.assertEqual(len(node.streams), 12)
+        self.assertGreaterEqual(sidecar.metric("micro_sidecar_ejections_total"), 1)
+
+    def test_new_settings_leave_streams_under_way_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "sidecar.yaml")
+
+            def write(text):
+                with open(file + ".new", "w") as stream:
+                    stream.write(text)
+                os.rename(file + ".new", file)
+
+            write("policies: []\n")
+            node = self.start_server(StreamNode(echo, "micro").start())
+            sidecar = self.start(
+                services=[streaming_service(node, "Chat.Talk")], environment={"MICRO_CONFIG": file})
+            before = Lines(sidecar.port, "/hello/chat/talk", NDJSON)
+            before.send({"n": 1})
+            self.assertEqual((before.head(), before.line()), (200, {"n": 1}))
+            write("policies:\n- {service: %s, selector: roundrobin, timeout: 50ms, fault: {abort: 451}}\n" % HELLO)
+
+            def refused():
+                lines = Lines(sidecar.port, "/hello/chat/talk", NDJSON)
+                lines.send({"n": 2})
+                return lines.head() == 451
+
+            eventually(refused, what="the new policy for new streams")
+            for number in (3, 4):
+                before.send({"n": number})
+                self.assertEqual(before.line(), {"n": number})
+            before.end()
+            self.assertIsNone(before.chunk())
 
     def test_one_request_and_many_replies(self):
         _, sidecar = self.begin(count_down, "Clock.Down")

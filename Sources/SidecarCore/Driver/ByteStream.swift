@@ -83,6 +83,13 @@ open class ByteStream {
   open func pauseReading() { preconditionFailure("a driver overrides this") }
   open func resumeReading() { preconditionFailure("a driver overrides this") }
 
+  /// The message being read is not whole: has the system acknowledge what came, rather than wait to do so with what we send
+  /// (RFC 1122 §4.2.3.2). A peer that writes a head and a small body apart, and leaves Nagle's algorithm on, sends the body
+  /// only then: 40 ms on Linux. Does nothing where there is nothing to gain.
+  open func acknowledge() {}
+  /// Bytes of a read below which the rest may be held back by the peer; of more, it comes anyway.
+  package static let heldBackMax = 4096
+
   /// Ends our half after what is queued; reading goes on. Twice is once.
   open func shutdownWrites() { preconditionFailure("a driver overrides this") }
 

@@ -221,6 +221,7 @@ class CallerConnection: StreamHandler, ListedConnection {
   private func consume(_ input: inout UnsafeRawBufferPointer) {
     isConsuming = true
     defer { isConsuming = false }
+    let count = input.count
     do throws(WireError) {
       while true {
         if state == .streaming {
@@ -229,7 +230,9 @@ class CallerConnection: StreamHandler, ListedConnection {
         }
         guard state == .reading else { return }
         switch try reader.next(&input, worker.readers) {
-        case .needMore: return
+        case .needMore:
+          if count < ByteStream.heldBackMax, !reader.isBetweenMessages { stream.acknowledge() }
+          return
         case .expectsContinue: stream.write("HTTP/1.1 100 Continue\r\n\r\n")
         case .message(let body):
           let head = reader.head(worker.readers)

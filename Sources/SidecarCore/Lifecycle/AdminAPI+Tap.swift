@@ -7,7 +7,7 @@ extension AdminAPI {
     do throws(WireError) {
       let fields = QueryFields(request.query).json
       filter = try TapFilter(query: fields)
-      perSecond = min(max(Int(fields["rate"]?.stringValue ?? "") ?? Tap.rateDefault, 1), Tap.rateMax)
+      perSecond = min(max(Int(fields["rate"]?.stringValue ?? "") ?? TapFilter.rateDefault, 1), Tap.rateMax)
     } catch {
       return .whole(.text(400, error.rule))
     }

@@ -13,8 +13,23 @@ package struct TapFilter: Equatable, Sendable {
 
   package init() {}
 
-  /// Of the query of `/tap`. Errors: an unknown direction.
+  /// Lines a second of one looker-on, over all workers, unless it asks for another number.
+  package static let rateDefault = 1000
+  /// What the query of `/tap` may say.
+  package static let names = ["service", "endpoint", "node", "direction", "status", "rate"]
+
+  /// Nil: there is a filter of that name.
+  package static func complaint(about name: String) -> String? {
+    if names.contains(name) { return nil }
+    let near = NearestName.of(name, among: names).map { "; did you mean \($0)?" }
+    return "there is no filter \(name.prefix(64))\(near ?? ", only " + names.joined(separator: ", "))"
+  }
+
+  /// Of the query of `/tap`. Errors: a name it does not know, a direction or a status that no call can have.
   package init(query fields: JSONValue) throws(WireError) {
+    for member in fields.objectValue ?? [] {
+      if let complaint = Self.complaint(about: member.key) { throw WireError(complaint) }
+    }
     func text(_ name: String) -> String? {
       guard let text = fields[name]?.stringValue, !text.isEmpty else { return nil }
       return String(text.prefix(256))
@@ -23,12 +38,22 @@ package struct TapFilter: Equatable, Sendable {
     endpoint = text("endpoint")
     node = text("node")
     status = text("status")?.lowercased()
+    if let status { try Self.check(status: status) }
     switch text("direction") {
     case nil: break
     case "in": direction = .in
     case "out": direction = .out
     case let other?: throw WireError("direction is in or out, not \(other)")
     }
+  }
+
+  private static func check(status: String) throws(WireError) {
+    let isNumber =
+      status.utf8.count == 3 && "1"..."5" ~= status.prefix(1) && (status.hasSuffix("xx") || Int(status) != nil)
+    let words = MetricOutcome.labels + ["error"]
+    guard !isNumber, !words.contains(status) else { return }
+    let near = NearestName.of(status, among: words).map { "; did you mean \($0)?" } ?? ""
+    throw WireError("no call ends with status \(status.prefix(64))\(near)")
   }
 
   func wants(_ notes: CallNotes, _ call: CallEnd) -> Bool {
@@ -142,8 +167,6 @@ package struct TapSettings: Sendable {
 
 /// One looker-on, on one worker. Loop-confined.
 final class Tap {
-  /// Lines a second of one looker-on, over all workers, unless it asks for another number.
-  static let rateDefault = 1000
   static let rateMax = 10_000
   /// Bytes of lines that wait on a worker to be handed over.
   static let bytesMax = 256 * 1024

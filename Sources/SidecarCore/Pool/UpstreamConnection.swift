@@ -136,7 +136,10 @@ package final class UpstreamConnection: StreamHandler {
     var input = bytes
     do throws(WireError) {
       while state == .busy {
-        guard case .message(let body) = try reader.next(&input, worker.readers) else { return }
+        guard case .message(let body) = try reader.next(&input, worker.readers) else {
+          if bytes.count < ByteStream.heldBackMax { stream.acknowledge() }
+          return
+        }
         replied(body, rest: input.count)
       }
     } catch {

@@ -261,14 +261,16 @@ struct CommandInvocation: Equatable, Sendable {
     }
   }
 
-  static let tapFilters = ["service", "endpoint", "node", "status", "direction", "rate"]
-
   private mutating func takeTap(_ words: [String]) {
     var filters: [FlagValue] = []
     for word in words {
-      guard let equals = word.firstIndex(of: "="), Self.tapFilters.contains(String(word[..<equals])) else {
+      guard let equals = word.firstIndex(of: "=") else {
         command = .help("tap")
         return failUsage("tap")
+      }
+      if let complaint = TapFilter.complaint(about: String(word[..<equals])) {
+        command = .help("tap")
+        return fail(complaint)
       }
       filters.append(FlagValue(String(word[..<equals]), String(word[word.index(after: equals)...])))
     }

@@ -55,7 +55,7 @@ enum Completion {
   /// Words that can follow a command's name.
   private static let words: [(verb: String, words: [String])] = [
     ("list", ["services"]), ("get", ["service"]), ("register", ["service"]), ("deregister", ["service"]),
-    ("completion", Shell.allCases.map(\.rawValue)), ("tap", CommandInvocation.tapFilters.map { $0 + "=" }),
+    ("completion", Shell.allCases.map(\.rawValue)), ("tap", TapFilter.names.map { $0 + "=" }),
     ("help", CommandInvocation.usages.map(\.verb) + ["settings"]), ("run", ["--"]),
   ]
 

@@ -34,6 +34,28 @@ enum Help {
 
       micro-sidecar call go.micro.srv.greeter Say.Hello '{"name":"John"}'
     """,
+    "get": """
+      micro-sidecar get service go.micro.srv.greeter
+    """,
+    "register": """
+      Writes through the sidecar that runs here, or, where none runs, into the registries themselves.
+
+      micro-sidecar register service '{"name":"greeter","nodes":[{"id":"greeter-1","address":"10.0.0.5:8080"}]}'
+    """,
+    "deregister": """
+      micro-sidecar deregister service '{"name":"greeter","nodes":[{"id":"greeter-1"}]}'
+    """,
+    "tap": """
+      service=NAME      or its beginning and a *
+      endpoint=NAME     the same
+      node=ID           or its address
+      direction=in|out  calls to the app, or of the app
+      status=STATUS     a number, a class such as 5xx, ok, error, or a reason such as overloaded
+      rate=N            lines a second at most, \(TapFilter.rateDefault) unless said
+      -o json           all that is known of each
+
+      micro-sidecar tap 'service=go.micro.srv.*' status=error
+    """,
     "health": """
       --address HOST:PORT   this node of the service only
     """,

@@ -85,7 +85,7 @@ final class AdminCommand: @unchecked Sendable {
   private func restart(_ address: SocketAddress, _ driver: UVDriver) async {
     do throws(LocalFailure) {
       let reply = try await LocalRequest.send(
-        driver, to: address, method: "POST", target: "/restart", fields: authorization,
+        driver, to: address, method: "POST", target: "/restart", fields: settings.adminAuthorization,
         tls: settings.adminTrust(driver), timeout: Self.restartTimeout)
       guard reply.status == 200 else { return fail(.failed, Formats.safe(reply.text)) }
       Terminal.print(Formats.safe(reply.text) + "\n")
@@ -94,17 +94,13 @@ final class AdminCommand: @unchecked Sendable {
     }
   }
 
-  private var authorization: [(String, String)] {
-    settings.adminToken.map { [("Authorization", "Bearer " + $0)] } ?? []
-  }
-
   /// The pause is kept even when nothing answers: it is what callers get, and kubelet goes on after a failed hook.
   private func drain(_ address: SocketAddress, _ quiet: Int64, _ driver: UVDriver) async {
     let end = driver.now.advanced(byNanoseconds: quiet)
     do throws(LocalFailure) {
       let reply = try await LocalRequest.send(
         driver, to: address, method: "POST", target: "/drain",
-        fields: authorization, tls: settings.adminTrust(driver), timeout: Self.drainTimeout)
+        fields: settings.adminAuthorization, tls: settings.adminTrust(driver), timeout: Self.drainTimeout)
       if reply.status != 200 { fail(.failed, Formats.safe(reply.text)) }
     } catch {
       fail(.unavailable, "no sidecar at \(address): \(error.message)")

@@ -17,6 +17,7 @@ struct Doctor {
     findings.append(await listener("local API", settings.sidecarAddress, "MICRO_SIDECAR_ADDRESS"))
     if let admin = settings.adminAddress {
       findings.append(await listener("admin", admin, "MICRO_ADMIN_ADDRESS"))
+      if let difference = await difference(admin) { findings.append(difference) }
     }
     findings.append(await app())
     for choice in settings.registries { findings += await registry(choice) }
@@ -52,6 +53,30 @@ struct Doctor {
         detail: "\(address) is taken by something that does not answer as a sidecar: \(error.message)",
         advice: "find it with `ss -ltnp`, or choose another address with \(key)")
     }
+  }
+
+  /// The sidecar that runs here was started with other settings than doctor, which looks at its own; nil when none runs, or
+  /// they are the same.
+  private func difference(_ admin: SocketAddress) async -> Formats.Finding? {
+    guard
+      let reply = try? await LocalRequest.send(
+        driver, to: admin, method: "GET", target: "/config", fields: settings.adminAuthorization,
+        tls: settings.adminTrust(driver), timeout: 2_000_000_000),
+      reply.status == 200, let theirs = try? JSONValue(parsing: reply.body), let rows = theirs["settings"]?.arrayValue
+    else { return nil }
+    var values: [String: JSONValue] = [:]
+    for row in rows { values[row["key"]?.stringValue ?? ""] = row["value"] }
+    let examined = Set(Settings.table.filter { $0.group == .app || $0.group == .registry }.map(\.key))
+    let ours = settings.json()["settings"]?.arrayValue ?? []
+    let others = ours.compactMap { row -> String? in
+      guard let key = row["key"]?.stringValue, examined.contains(key), let value = values[key] else { return nil }
+      return value == row["value"] ? nil : key
+    }
+    guard !others.isEmpty else { return nil }
+    return Formats.Finding(
+      subject: "settings", verdict: .warning,
+      detail: "the sidecar at \(admin) has others than this shell: \(others.joined(separator: ", "))",
+      advice: "what follows is about this shell's; run doctor in the sidecar's environment to examine the sidecar's")
   }
 
   private func app() async -> Formats.Finding {

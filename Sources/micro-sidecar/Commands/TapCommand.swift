@@ -27,7 +27,7 @@ struct TapCommand {
     }
     let client = HTTPClient(driver: driver, endpoints: [endpoint], tls: tls)
     client.isUnfit = { _ in false }
-    if let token = settings.adminToken { client.headers = [("Authorization", "Bearer " + token)] }
+    client.headers = settings.adminAuthorization
     let query = HTTPText.query(filters.map { ($0.flag, $0.value) })
     do throws(HTTPFailure) {
       let stream = try await client.stream(HTTPRequest(.get, "/tap" + query), within: .seconds(5))

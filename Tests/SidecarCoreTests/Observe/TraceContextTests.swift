@@ -196,6 +196,15 @@ struct TapTests {
     ] {
       #expect(try !wants(query), "\(query)")
     }
-    #expect(throws: WireError.self) { try wants(#"{"direction":"up"}"#) }
+    for (query, rule) in [
+      (#"{"direction":"up"}"#, "direction is in or out, not up"),
+      (#"{"servcie":"a"}"#, "there is no filter servcie; did you mean service?"),
+      (#"{"colour":"red"}"#, "there is no filter colour, only service, endpoint, node, direction, status, rate"),
+      (#"{"status":"overlaoded"}"#, "no call ends with status overlaoded; did you mean overloaded?"),
+      (#"{"status":"999"}"#, "no call ends with status 999"), (#"{"status":"6xx"}"#, "no call ends with status 6xx"),
+    ] {
+      let error = #expect(throws: WireError.self, "\(query)") { try wants(query) }
+      #expect(error?.rule == rule)
+    }
   }
 }
