@@ -39,7 +39,7 @@ class Contender:
     prefix = []  # a program that runs it, such as a profiler
 
     def __init__(self, folder, node_port):
-        self.folder = os.path.join(folder, self.name)
+        self.folder = os.path.join(folder, re.sub(r"\W+", "-", self.name))
         os.makedirs(self.folder)
         self.node_port = node_port
         self.port = free_port()
@@ -193,7 +193,7 @@ class Sidecar(Contender):
 
 
 class ObservedSidecar(Sidecar):
-    name = "micro-sidecar, observed"
+    name = "micro-sidecar observed"
     setting = "the same, with an access log to a file and one call in a hundred traced to an OTLP collector"
 
     def environment(self):

@@ -14,22 +14,25 @@
 /// While armed it is also kept alive by its wheel. Links are unowned and the one reference is counted by hand: a chain of
 /// strong links would be taken down recursively, on the small stack of a worker.
 public final class LoopTimer {
-  fileprivate unowned(unsafe) var previous: LoopTimer?
-  fileprivate unowned(unsafe) var next: LoopTimer?
-  fileprivate unowned(unsafe) var list: TimerWheel.Slot?
+  fileprivate var previous: Unmanaged<LoopTimer>?
+  fileprivate var next: Unmanaged<LoopTimer>?
+  fileprivate var list: Unmanaged<TimerWheel.Slot>?
   /// When it is due; meaningful while armed.
   public fileprivate(set) var due = Instant.distantFuture
-  private let action: () -> Void
+  private var action: () -> Void
 
   /// `action` runs on the loop at or after the due time. It should capture its owner weakly or unowned.
   public init(_ action: @escaping () -> Void) { self.action = action }
+  /// For an owner that keeps its timer in a `let`, and sets `action` once it is whole itself.
+  package init() { action = {} }
+  package func setAction(_ action: @escaping () -> Void) { self.action = action }
 
   public var isArmed: Bool { list != nil }
 
   /// Takes the timer off its wheel. Not armed: nothing happens.
   public func cancel() {
     guard let list else { return }
-    list.remove(self)
+    list._withUnsafeGuaranteedRef { $0.remove(self) }
     Unmanaged.passUnretained(self).release()
   }
 
@@ -44,41 +47,48 @@ public final class TimerWheel {
   private static let slotCounts = [256, 64, 64, 64]
 
   final class Slot {
-    unowned(unsafe) var first: LoopTimer?
-    private unowned(unsafe) var last: LoopTimer?
-    private unowned(unsafe) let wheel: TimerWheel
+    private var first: Unmanaged<LoopTimer>?
+    private var last: Unmanaged<LoopTimer>?
+    private let wheel: Unmanaged<TimerWheel>
     /// Which bit of the wheel's `occupied` is this slot's.
     private let word: Int
     private let bit: UInt64
 
     init(_ wheel: TimerWheel, word: Int, bit: Int) {
-      self.wheel = wheel
+      self.wheel = .passUnretained(wheel)
       self.word = word
       self.bit = 1 &<< UInt64(bit)
     }
 
+    /// The first timer that waits here.
+    var head: LoopTimer? { first?.takeUnretainedValue() }
+
+    // A proxy arms and cancels a timer for every call: counting the references of its neighbours would cost more than all
+    // the rest.
     func append(_ timer: LoopTimer) {
+      let added = Unmanaged.passUnretained(timer)
       timer.previous = last
       timer.next = nil
-      timer.list = self
-      if let last {
-        last.next = timer
-      } else {
-        first = timer
-        wheel.occupied[word] |= bit
+      timer.list = .passUnretained(self)
+      wheel._withUnsafeGuaranteedRef {
+        if last == nil { $0.occupied[word] |= bit }
+        $0.armedCount &+= 1
       }
-      last = timer
-      wheel.armedCount += 1
+      if let last { last._withUnsafeGuaranteedRef { $0.next = added } } else { first = added }
+      last = added
     }
 
     func remove(_ timer: LoopTimer) {
-      if let previous = timer.previous { previous.next = timer.next } else { first = timer.next }
-      if let next = timer.next { next.previous = timer.previous } else { last = timer.previous }
+      let (previous, next) = (timer.previous, timer.next)
+      if let previous { previous._withUnsafeGuaranteedRef { $0.next = next } } else { first = next }
+      if let next { next._withUnsafeGuaranteedRef { $0.previous = previous } } else { last = previous }
       timer.next = nil
       timer.previous = nil
       timer.list = nil
-      if first == nil { wheel.occupied[word] &= ~bit }
-      wheel.armedCount -= 1
+      wheel._withUnsafeGuaranteedRef {
+        if first == nil { $0.occupied[word] &= ~bit }
+        $0.armedCount &-= 1
+      }
     }
   }
 
@@ -107,7 +117,7 @@ public final class TimerWheel {
   deinit {
     // Timers outlive the wheel in their owners' hands; none may point into it.
     for slot in slots {
-      while let timer = slot.first {
+      while let timer = slot.head {
         slot.remove(timer)
         Unmanaged.passUnretained(timer).release()
       }
@@ -126,7 +136,7 @@ public final class TimerWheel {
   /// Arms `timer` for `due`; one that is armed already moves. A time in the past fires in the next turn.
   public func arm(_ timer: LoopTimer, at due: Instant) {
     if let list = timer.list {
-      list.remove(timer)
+      list._withUnsafeGuaranteedRef { $0.remove(timer) }
     } else {
       _ = Unmanaged.passUnretained(timer).retain()
     }
@@ -165,7 +175,7 @@ public final class TimerWheel {
         open(slot(level, at: next))
       }
       let slot = slot(0, at: next)
-      while let timer = slot.first {
+      while let timer = slot.head {
         slot.remove(timer)
         let owned = Unmanaged.passUnretained(timer)
         timer.fire()
@@ -181,7 +191,7 @@ public final class TimerWheel {
   private func open(_ slot: Slot) {
     // Take the whole list first: a far timer may be placed into the same slot again.
     var moved: [LoopTimer] = []
-    while let timer = slot.first {
+    while let timer = slot.head {
       slot.remove(timer)
       moved.append(timer)
     }

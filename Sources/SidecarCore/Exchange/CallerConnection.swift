@@ -117,6 +117,16 @@ class CallerConnection: StreamHandler, ListedConnection {
     return ASCIIText.hasPrefixIgnoringCase(type, "application/x-ndjson")
   }
 
+  /// The header lines that go on to the callee; while calls are traced the trace's are written anew.
+  final func appendMetadata(of head: HTTP1Head, from source: Metadata.Source, to buffer: ByteBuffer) {
+    // The notes are copied for the call, so they are not handed on unless it needs them.
+    if observed.isTraced {
+      Metadata.append(from: head, source: source, observed, into: buffer)
+    } else {
+      Metadata.append(from: head, source: source, into: buffer)
+    }
+  }
+
   // MARK: Bytes
 
   package final func streamOpened(_ stream: ByteStream) {}

@@ -121,7 +121,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   private var heldError: SidecarError?
   /// Counts the calls this object has been, so that what was put off for one does not end the next.
   private var generation: UInt64 = 0
-  private lazy var timer = LoopTimer { [unowned self] in self.deadlinePassed() }
+  private let timer = LoopTimer()
   /// For the end of a pause, of patience, of an attempt's time, and for the hedge.
   private lazy var pace = LoopTimer { [unowned self] in self.paceFired() }
   private var isPaced = false
@@ -130,6 +130,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   init(worker: Worker) {
     self.worker = worker
     policy = worker.policies.endpointDefaults
+    timer.setAction { [unowned self] in deadlinePassed() }
   }
 
   var isRunning: Bool { state != .idle }
@@ -148,6 +149,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   // MARK: Life
 
   func start(for owner: any CallOwner) {
+    let (worker, policy) = (worker, policy)
     self.owner = owner
     startedAt = worker.driver.now
     attempts = 0
@@ -352,6 +354,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   }
 
   private func finish() {
+    let worker = worker
     timer.cancel()
     endPace()
     if let service {
@@ -390,6 +393,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   // MARK: Attempts
 
   private func attempt() {
+    let worker = worker
     let target: UpstreamTarget
     if let fixedTarget {
       target = fixedTarget
@@ -399,7 +403,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
       node = pinnedNode
       target = pinnedNode.target
     } else {
-      if let service { picker.settle(service, policy, endpoint, worker) }
+      if !picker.isSettled, let service { picker.settle(service, policy, endpoint, worker) }
       guard let service, let picked = picker.pick(service, worker) else {
         if attempts > 0 { conclude(attemptsFailed(), mayRepeat: false) } else { end(later: nothingLeft()) }
         return
@@ -424,6 +428,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
 
   /// The picked node is tried, or the one at hand once more.
   func attempt(at target: UpstreamTarget) {
+    let worker = worker
     if isQuery { shapeQuery() }
     attempts += 1
     attemptStarted = worker.driver.now
@@ -463,6 +468,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
 
   private func send(on connection: UpstreamConnection) {
     guard let request else { return }
+    let worker = worker
     let out = worker.scratch
     out.removeAll()
     let call = FrameCall(

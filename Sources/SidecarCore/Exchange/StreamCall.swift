@@ -295,7 +295,7 @@ final class StreamCall: ResolutionWaiter, AppGateWaiter, GateWaiter {
         if policy.shapesTraffic || hints?.fault != nil, shape(route, policy) { return }
       }
       guard gateState == .inside || enterGate(service) else { return }
-      picker.settle(service, policy, route.endpoint, worker)
+      if !picker.isSettled { picker.settle(service, policy, route.endpoint, worker) }
       guard let picked = picker.pick(service, worker) else {
         end(later: turnedAway ?? (attempts == 0 ? service.noNodeError : .connectFailed(lastFailure)))
         return

@@ -115,7 +115,7 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     }
     let metadata = worker.readers.buffers.take()
     defer { worker.readers.buffers.give(metadata) }
-    Metadata.append(from: head, source: .framework, observed, into: metadata)
+    appendMetadata(of: head, from: .framework, to: metadata)
     if let from = head.first(.microFromService) ?? head.first(.xMicroFromService) {
       HTTP1Writer.field("Micro-From-Service", from, to: metadata)
     }
@@ -129,7 +129,7 @@ final class InboundConnection: CallerConnection, AppCallOwner {
     let call = StreamCall(worker: worker, target: .app(endpoint: FixedBytes(endpoint)))
     let metadata = worker.readers.buffers.take()
     call.metadata = metadata
-    Metadata.append(from: head, source: .framework, observed, into: metadata)
+    appendMetadata(of: head, from: .framework, to: metadata)
     call.span = observed.span
     if let timeout = request.timeoutNanoseconds {
       call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)

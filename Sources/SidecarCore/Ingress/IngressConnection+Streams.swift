@@ -37,7 +37,7 @@ extension IngressConnection {
     call.metadata = metadata
     call.span = observed.span
     call.takeHints { head.first($0) }
-    Metadata.append(from: head, source: .http, observed, into: metadata)
+    appendMetadata(of: head, from: .http, to: metadata)
     do throws(SidecarError) {
       if case .service(let route) = target { try setWish(&call.wish, head, route.service) }
       if head.has(.timeout) || head.has(.requestTimeout) { call.deadline = try deadline(head) }
@@ -60,7 +60,7 @@ extension IngressConnection {
     call.metadata = metadata
     call.span = observed.span
     call.takeHints { head.first($0) }
-    Metadata.append(from: head, source: .framework, observed, into: metadata)
+    appendMetadata(of: head, from: .framework, to: metadata)
     if let timeout = request.timeoutNanoseconds {
       call.deadline = worker.driver.now.advanced(byNanoseconds: timeout)
     }

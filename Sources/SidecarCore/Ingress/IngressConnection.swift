@@ -214,6 +214,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     _ head: HTTP1Head, _ body: UnsafeRawBufferPointer, query: UnsafeRawBufferPointer?, route: Route?
   ) {
     guard let route else { return }
+    let worker = worker
     self.route = route
     guard head.method == .post || head.method == .get || head.method == .put || head.method == .head else {
       reply(error: SidecarError(.methodNotAllowed, "Method not allowed; calls are POST or GET"))
@@ -230,7 +231,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     call.setRoute(route)
     call.span = observed.span
     call.hints = .read(call.policy, worker) { head.first($0) }
-    Metadata.append(from: head, source: .http, observed, into: request)
+    appendMetadata(of: head, from: .http, to: request)
     call.metadata = 0..<request.count
     do throws(SidecarError) {
       try setWish(&call.wish, head, route.service)
@@ -388,7 +389,7 @@ final class IngressConnection: CallerConnection, CallOwner {
       call.hints = .read(call.policy, worker) { head.first($0) }
     }
     call.span = observed.span
-    Metadata.append(from: head, source: .http, observed, into: request)
+    appendMetadata(of: head, from: .http, to: request)
     call.metadata = 0..<request.count
     if let decoded = rpc.decoded {
       request.append(decoded)
@@ -447,7 +448,7 @@ final class IngressConnection: CallerConnection, CallOwner {
     call.audience = request.jsonAudience
     call.wish.key = route.service.keyRule?.key(head)
     call.span = observed.span
-    Metadata.append(from: head, source: .framework, observed, into: buffer)
+    appendMetadata(of: head, from: .framework, to: buffer)
     call.metadata = 0..<buffer.count
     buffer.append(request.payload(body, notes))
     call.payload = call.metadata.upperBound..<buffer.count

@@ -162,9 +162,8 @@ extension MetricOutcome {
 }
 
 extension Metadata {
-  /// As `append(from:source:into:)`; while calls are traced the trace's headers are written anew.
+  /// As `append(from:source:into:)`, of a call that is traced: the trace's headers are written anew.
   static func append(from head: HTTP1Head, source: Source, _ notes: CallNotes, into buffer: ByteBuffer) {
-    guard notes.isTraced else { return append(from: head, source: source, into: buffer) }
     for field in head.fields
     where isForwardable(field, of: head, from: source)
       && !TraceContext.replaces(field.id, head.name(field), keepsState: notes.keepsState)

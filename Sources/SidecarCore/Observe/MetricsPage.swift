@@ -371,8 +371,8 @@ private final class PageWriter {
     buffer.append(decimal: count)
     if let exemplar {
       buffer.append(" # {trace_id=\"")
-      TraceContext.append(hex: exemplar.traceHigh, to: buffer)
-      TraceContext.append(hex: exemplar.traceLow, to: buffer)
+      buffer.append(hex: exemplar.traceHigh)
+      buffer.append(hex: exemplar.traceLow)
       buffer.append("\"} ")
       buffer.append(Self.seconds(UInt64(max(exemplar.latency, 0))))
       buffer.append(UInt8(ascii: " "))

@@ -262,24 +262,24 @@ extension TraceContext {
     out.append("Traceparent: 00-")
     appendTrace(to: out)
     out.append("-")
-    Self.append(hex: span, to: out)
+    out.append(hex: span)
     out.append(sampled ? "-01\r\nMicro-Trace-Id: " : "-00\r\nMicro-Trace-Id: ")
     appendUUID(to: out)
     out.append("\r\nMicro-Span-Id: ")
-    Self.append(hex: span, to: out)
+    out.append(hex: span)
     out.append("\r\n")
     switch b3 {
     case .b3Single:
       out.append("b3: ")
       appendTrace(to: out)
       out.append("-")
-      Self.append(hex: span, to: out)
+      out.append(hex: span)
       out.append(sampled ? "-1\r\n" : "-0\r\n")
     case .b3Multi:
       out.append("X-B3-TraceId: ")
       appendTrace(to: out)
       out.append("\r\nX-B3-SpanId: ")
-      Self.append(hex: span, to: out)
+      out.append(hex: span)
       out.append(sampled ? "\r\nX-B3-Sampled: 1\r\n" : "\r\nX-B3-Sampled: 0\r\n")
     case .none, .w3c, .micro: break
     }
@@ -287,21 +287,20 @@ extension TraceContext {
 
   /// 32 digits.
   func appendTrace(to out: ByteBuffer) {
-    Self.append(hex: high, to: out)
-    Self.append(hex: low, to: out)
+    out.append(hex: high)
+    out.append(hex: low)
   }
 
   private func appendUUID(to out: ByteBuffer) {
-    for index in 0..<32 {
-      if index == 8 || index == 12 || index == 16 || index == 20 { out.append(UInt8(ascii: "-")) }
-      let half = index < 16 ? high : low
-      out.append(ASCIIText.hexDigit(UInt8(truncatingIfNeeded: half &>> UInt64(60 &- (index & 15) &* 4)) & 15))
-    }
-  }
-
-  static func append(hex value: UInt64, to out: ByteBuffer) {
-    for shift in stride(from: 60 as UInt64, through: 0, by: -4) {
-      out.append(ASCIIText.hexDigit(UInt8(truncatingIfNeeded: value &>> shift) & 15))
-    }
+    out.append(hex: UInt32(truncatingIfNeeded: high &>> 32))
+    out.append("-")
+    out.append(hex: UInt16(truncatingIfNeeded: high &>> 16))
+    out.append("-")
+    out.append(hex: UInt16(truncatingIfNeeded: high))
+    out.append("-")
+    out.append(hex: UInt16(truncatingIfNeeded: low &>> 48))
+    out.append("-")
+    out.append(hex: UInt16(truncatingIfNeeded: low &>> 32))
+    out.append(hex: UInt32(truncatingIfNeeded: low))
   }
 }

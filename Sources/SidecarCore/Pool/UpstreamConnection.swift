@@ -42,12 +42,13 @@ package final class UpstreamConnection: StreamHandler {
 
   func dial(for user: any UpstreamUser) {
     self.user = user
-    target.withSocketAddress { [weak self] result in
-      guard let self, state == .dialling else { return }
+    // No weak references: an object that has had one is counted in a table of its own from then on, with each call.
+    target.withSocketAddress { [self] result in
+      guard state == .dialling else { return }
       switch result {
       case .failure(let error): fail(later: .connectFailed(error.description))
       case .success(let address):
-        let timer = LoopTimer { [weak self] in self?.dialTimedOut() }
+        let timer = LoopTimer { [unowned self] in dialTimedOut() }
         dialTimer = timer
         worker.driver.timers.arm(timer, after: worker.settings.connectTimeout, from: worker.driver.now)
         stream = target.openStream(to: address, handler: self)

@@ -11,7 +11,7 @@ package final class UpstreamTarget {
   package let hostHeader: FixedBytes
   /// Connections may carry more than one call (v0.14 nodes give every call the headers of the first, wire/rpc.md trap 1).
   package let isReusable: Bool
-  unowned let worker: Worker
+  unowned(unsafe) let worker: Worker
 
   /// Used last comes first off: the ones at the front are the oldest.
   private(set) var idle: [UpstreamConnection] = []
@@ -50,6 +50,7 @@ package final class UpstreamTarget {
   /// Gives `user` a connection: at once when one is idle (true), or by a dial that ends with `upstreamReady` or
   /// `upstreamFailed` in a later turn. `fresh` passes over the idle ones.
   func connect(_ user: any UpstreamUser, fresh: Bool) -> ConnectResult {
+    let worker = worker
     if !fresh, isReusable {
       while let connection = idle.popLast() {
         worker.idleUpstreams -= 1
@@ -93,13 +94,13 @@ package final class UpstreamTarget {
 
   /// Takes back a connection whose exchange is over. It is kept when it may serve again.
   func giveBack(_ connection: UpstreamConnection) {
-    guard isReusable, !isRetired, idle.count < worker.settings.idleUpstreamsMax,
-      !connection.isTooOld(worker.driver.now)
-    else {
+    let worker = worker
+    let now = worker.driver.now
+    guard isReusable, !isRetired, idle.count < worker.settings.idleUpstreamsMax, !connection.isTooOld(now) else {
       connection.close()
       return
     }
-    connection.idleSince = worker.driver.now
+    connection.idleSince = now
     idle.append(connection)
     worker.idleUpstreams += 1
     worker.armSweep()

@@ -9,7 +9,7 @@ struct NodePicker {
   /// What the call wants of a node.
   var wish = NodeSet.Wish()
   /// Which nodes the policies mean for the call has been found out.
-  private var isSettled = false
+  private(set) var isSettled = false
   /// As go-micro's client has it: each attempt chooses among all nodes.
   var forgetsFailures = false
   /// The node of the attempt at hand; nil between attempts.
@@ -39,10 +39,9 @@ struct NodePicker {
   }
 
   /// Finds out which nodes the policies mean for the call, once its service is known; then they stay the same for all
-  /// its attempts.
+  /// its attempts. Once for each call.
   @inline(__always)
   mutating func settle(_ service: ServiceTable, _ policy: EndpointPolicy, _ endpoint: FixedBytes, _ worker: Worker) {
-    guard !isSettled else { return }
     isSettled = true
     // Who says which nodes it means is taken at its word: the parts are for the others.
     if !service.policy.splits.isEmpty, wish.filter.isEmpty { takePart(service, worker) }

@@ -123,7 +123,7 @@ package final class ServiceTable {
   private var idempotent: Set<String> = []
   /// What the registries say of their requests; only of those of which they say something.
   private var requests: [String: Value] = [:]
-  private unowned let worker: Worker
+  private unowned(unsafe) let worker: Worker
 
   init(name: ServiceName, worker: Worker) {
     self.name = name

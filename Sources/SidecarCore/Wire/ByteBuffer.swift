@@ -56,6 +56,7 @@ public final class ByteBuffer {
   /// Disfavoured, so that a literal is a `StaticString` and costs one copy.
   @_disfavoredOverload
   public func append(_ text: String) {
+    if text.utf8.withContiguousStorageIfAvailable({ append(UnsafeRawBufferPointer($0)) }) != nil { return }
     var text = text
     text.withUTF8 { append(UnsafeRawBufferPointer($0)) }
   }
@@ -64,24 +65,73 @@ public final class ByteBuffer {
 
   /// Decimal digits of `number`.
   public func append(decimal number: UInt64) {
-    // Written from the right at the end of the 20 bytes that any number fits into, then moved to where they belong.
-    reserve(40)
-    let end = base + count + 40
+    // Written two by two from the right, 20 at most, behind the 24 bytes that they are then moved to as three words.
+    reserve(72)
+    let begin = base + count
+    let end = begin + 44
     var digits = end
-    var value = number
-    repeat {
+    var rest = number
+    while rest >= 100 {
+      let quotient = rest / 100
+      digits -= 2
+      digits.storeBytes(of: Self.pair(rest &- quotient &* 100), as: UInt16.self)
+      rest = quotient
+    }
+    if rest >= 10 {
+      digits -= 2
+      digits.storeBytes(of: Self.pair(rest), as: UInt16.self)
+    } else {
       digits -= 1
-      let (quotient, remainder) = value.quotientAndRemainder(dividingBy: 10)
-      digits.storeBytes(of: UInt8(truncatingIfNeeded: 48 &+ remainder), as: UInt8.self)
-      value = quotient
-    } while value > 0
-    let length = end - digits
-    (base + count).copyMemory(from: digits, byteCount: length)
-    count &+= length
+      digits.storeBytes(of: UInt8(truncatingIfNeeded: 48 &+ rest), as: UInt8.self)
+    }
+    let words = (
+      digits.loadUnaligned(as: UInt64.self), digits.loadUnaligned(fromByteOffset: 8, as: UInt64.self),
+      digits.loadUnaligned(fromByteOffset: 16, as: UInt64.self)
+    )
+    begin.storeBytes(of: words.0, as: UInt64.self)
+    begin.storeBytes(of: words.1, toByteOffset: 8, as: UInt64.self)
+    begin.storeBytes(of: words.2, toByteOffset: 16, as: UInt64.self)
+    count &+= end - digits
   }
+
+  /// The two digits of a number below 100, as they lie in memory.
+  @inline(__always) private static func pair(_ number: UInt64) -> UInt16 {
+    let tens = (number &* 103) &>> 10
+    return UInt16(truncatingIfNeeded: 0x3030 &+ tens &+ (number &- tens &* 10) &<< 8).littleEndian
+  }
+
   public func append(decimal number: Int) {
     if number < 0 { append(UInt8(ascii: "-")) }
     append(decimal: UInt64(number.magnitude))
+  }
+
+  /// 16 lower-case digits.
+  package func append(hex number: UInt64) {
+    reserve(16)
+    append(hex: UInt32(truncatingIfNeeded: number &>> 32))
+    append(hex: UInt32(truncatingIfNeeded: number))
+  }
+  /// 8 lower-case digits.
+  package func append(hex number: UInt32) {
+    reserve(8)
+    base.storeBytes(of: Self.hexDigits(number), toByteOffset: count, as: UInt64.self)
+    count &+= 8
+  }
+  /// 4 lower-case digits.
+  package func append(hex number: UInt16) {
+    append(hex: UInt32(number) &<< 16)
+    count &-= 4
+  }
+
+  /// The eight lower-case digits of `number`, as they lie in memory. All at once: each half byte gets a byte of its own, to
+  /// which 48 is added, and 39 more where it is above 9.
+  private static func hexDigits(_ number: UInt32) -> UInt64 {
+    var spread = UInt64(number)
+    spread = (spread | spread &<< 16) & 0x0000_FFFF_0000_FFFF
+    spread = (spread | spread &<< 8) & 0x00FF_00FF_00FF_00FF
+    spread = (spread | spread &<< 4) & 0x0F0F_0F0F_0F0F_0F0F
+    let letters = (spread &+ 0x0606_0606_0606_0606) &>> 4 & 0x0101_0101_0101_0101
+    return (spread &+ 0x3030_3030_3030_3030 &+ letters &* 39).bigEndian
   }
 
   public func append(bigEndian number: UInt32) {
