@@ -201,7 +201,7 @@ struct CallLine {
   /// Text that stays inside its field: in a line of text white space, quotes, `=`, `\` and control characters are written
   /// as `\xNN`, and nothing at all as `-`; in JSON as JSON has it.
   private static func append(_ text: UnsafeRawBufferPointer, _ style: Style, to out: ByteBuffer) {
-    let text = UnsafeRawBufferPointer(rebasing: text.prefix(MetricSeries.bytesMax * 2))
+    let text = UnsafeRawBufferPointer(start: text.baseAddress, count: min(text.count, MetricSeries.bytesMax * 2))
     if style == .text, text.isEmpty { return out.append("-") }
     if isPlain(text) { return out.append(text) }
     if style == .json {
@@ -257,7 +257,7 @@ struct CallLine {
 /// that a slow disk costs lines and never a call.
 final class AccessLogWriter {
   /// A batch this large is handed over at once, another after `interval` nanoseconds.
-  static let handedAt = 64 * 1024
+  static let handedAt = 256 * 1024
   static let interval: Int64 = 100_000_000
   /// Bytes kept while the last batch is still being written; further lines are dropped and counted.
   static let bytesMax = 1024 * 1024

@@ -108,8 +108,10 @@ public final class ByteBuffer {
   /// 16 lower-case digits.
   package func append(hex number: UInt64) {
     reserve(16)
-    append(hex: UInt32(truncatingIfNeeded: number &>> 32))
-    append(hex: UInt32(truncatingIfNeeded: number))
+    let end = base + count
+    end.storeBytes(of: Self.hexDigits(UInt32(truncatingIfNeeded: number &>> 32)), as: UInt64.self)
+    end.storeBytes(of: Self.hexDigits(UInt32(truncatingIfNeeded: number)), toByteOffset: 8, as: UInt64.self)
+    count &+= 16
   }
   /// 8 lower-case digits.
   package func append(hex number: UInt32) {
@@ -125,7 +127,7 @@ public final class ByteBuffer {
 
   /// The eight lower-case digits of `number`, as they lie in memory. All at once: each half byte gets a byte of its own, to
   /// which 48 is added, and 39 more where it is above 9.
-  private static func hexDigits(_ number: UInt32) -> UInt64 {
+  @inline(__always) private static func hexDigits(_ number: UInt32) -> UInt64 {
     var spread = UInt64(number)
     spread = (spread | spread &<< 16) & 0x0000_FFFF_0000_FFFF
     spread = (spread | spread &<< 8) & 0x00FF_00FF_00FF_00FF
