@@ -121,10 +121,11 @@ FAULTS = [
 ]
 
 
-def load(program, cores, contender, seconds):
+def load(program, cores, contender, seconds, seed=1):
     return subprocess.Popen(
         [
             program, "--port", str(contender.port), "--rate", str(CALLS_PER_SECOND), "--seconds", str(seconds),
+            "--seed", str(seed),
             "--fields", "Idempotency-Key: bench",
         ],
         stdout=subprocess.PIPE,
@@ -157,7 +158,11 @@ def resilience(arguments, programs, envoy, folder, measured, others):
                 for contender in contenders:  # both have met the faults for a moment, and their connections stand
                     warm = load(load_program, others, contender, 2)
                     warm.communicate()
-                loads = [(contender, load(load_program, others, contender, fault.seconds)) for contender in contenders]
+                # Each has calls of its own rhythm, and the other one's in the next round.
+                loads = [
+                    (contender, load(load_program, others, contender, fault.seconds, seed=turn + place + 1))
+                    for place, contender in enumerate(contenders)
+                ]
                 if fault.during:
                     fault.during(nodes, time.monotonic() + fault.seconds)
                 for contender, process in loads:

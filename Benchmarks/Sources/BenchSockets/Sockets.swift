@@ -75,6 +75,15 @@ public struct ReadPoll {
     if count < 0 && errno == EINTR { return }
     for index in 0..<Int(check(count, "epoll_wait")) { ready(events[index].data.fd) }
   }
+
+  /// `nanoseconds`: the longest it may wait. `epoll_wait` knows milliseconds only, and who waits for less would spin.
+  public func wait(nanoseconds: UInt64, _ ready: (Int32) -> Void) {
+    var one = pollfd(fd: epoll, events: Int16(POLLIN), revents: 0)
+    var time = timespec(tv_sec: Int(nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
+    let count = ppoll(&one, 1, &time, nil)
+    if count < 0 && errno == EINTR { return }
+    if check(count, "ppoll") > 0 { wait(milliseconds: 0, ready) }
+  }
 }
 
 /// Ends a connection with a reset rather than an end.

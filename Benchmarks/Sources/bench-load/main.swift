@@ -5,8 +5,9 @@
 //     bench-load --port 8081 --idle 5000        one request on each, then holds them open until standard input ends
 //     bench-load --port 8081 --rate 2000 --seconds 20 [--fields 'Idempotency-Key: k']
 //
-// With a rate the loop is open: a request is due every 1/rate seconds whatever became of the others, on a connection that is
-// free or on a new one, and its latency counts from when it was due.
+// With a rate the loop is open: requests are due 1/rate seconds apart on average whatever became of the others, each by
+// itself (the pauses are exponential, the same in each run of one --seed), on a connection that is free or on a new one, and
+// its latency counts from when it was due.
 //
 // Prints one line of JSON: requests, failures (any status but 200, or a closed connection), seconds, and latency quantiles in
 // microseconds. Latency is what the caller waits, without correction for the pauses of a closed loop.
@@ -30,6 +31,7 @@ final class BenchLoad {
   private var failures = 0
   private var firstFailure = ""
   private let rate: Int
+  private var random: UInt64
   private let seconds: Int
   /// With a rate: connections that wait for a request, and those that were begun and are not closed.
   private var free: [Int32] = []
@@ -42,6 +44,7 @@ final class BenchLoad {
     connections = idle > 0 ? idle : arguments.number("connections", 32)
     rate = arguments.number("rate", 0)
     seconds = arguments.number("seconds", 10)
+    random = UInt64(clamping: arguments.number("seed", 1))
     requests = idle > 0 ? idle : rate > 0 ? rate * seconds : arguments.number("requests", 100_000)
     let fields = arguments.text("fields", "").split(separator: "|").map { "\($0)\r\n" }.joined()
     let body = arguments.text("body", #"{"name":"World"}"#)
@@ -79,19 +82,32 @@ final class BenchLoad {
   /// Seconds after the last request was due in which replies are still waited for.
   private static let patience: UInt64 = 10_000_000_000
 
+  /// Nanoseconds from one request to the next.
+  private func pause() -> UInt64 {
+    // SplitMix64.
+    random = random &+ 0x9E37_79B9_7F4A_7C15
+    var bits = (random ^ random >> 30) &* 0xBF58_476D_1CE4_E5B9
+    bits = (bits ^ bits >> 27) &* 0x94D0_49BB_1331_11EB
+    let share = (Double((bits ^ bits >> 31) >> 11) + 1) / 0x1p53
+    return UInt64(-log(share) * 1e9 / Double(rate))
+  }
+
   private func runOpen(_ start: UInt64) {
-    let interval = 1_000_000_000 / UInt64(rate)
-    let end = start + UInt64(requests) * interval + Self.patience
+    var due = start + pause()
+    let end = start + UInt64(seconds) * 1_000_000_000 + Self.patience
     while latencies.count < requests {
       let now = nanosecondsNow()
-      while begun < requests, start + UInt64(begun) * interval <= now { sendDue(start + UInt64(begun) * interval) }
+      while begun < requests, due <= now {
+        sendDue(due)
+        due += pause()
+      }
       if now > end {
         failures += requests - latencies.count
         latencies += Array(repeating: UInt32.max, count: requests - latencies.count)
         return
       }
-      let next = begun < requests ? start + UInt64(begun) * interval : end
-      readPoll.wait(milliseconds: next > now ? Int32((next - now) / 1_000_000) : 0, receive)
+      let next = begun < requests ? due : end
+      readPoll.wait(nanoseconds: next > now ? next - now : 0, receive)
     }
   }
 
