@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import socket
 import statistics
+import threading
 import time
 import urllib.parse
 
@@ -464,3 +467,46 @@ class MessagesInTwoWrites(BlackBox):
                 self.assertIn(b"Hello John", replies.read(length))
 
             self.assert_not_put_off(call)
+
+    def test_an_app_that_streams(self):
+        """Lines a few milliseconds apart: nothing is sent to such an app meanwhile, and the system acknowledges at once."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+
+        def answer(connection):
+            read = b""
+            while not read.endswith(b"0\r\n\r\n"):
+                more = connection.recv(65536)
+                if not more:
+                    return
+                read += more
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n")
+            for number in range(60):
+                due = time.monotonic() + 0.005
+                while time.monotonic() < due:
+                    time.sleep(0.001)
+                connection.sendall(b'{"at":%.6f}\n' % time.monotonic())
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):  # a health probe dials and leaves
+                    answer(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        sidecar = self.start(
+            registry="memory", name=HELLO, app=listener.getsockname()[1],
+            environment={"MICRO_APP_STREAMS": "Clock.Tick=ndjson"})
+        eventually(lambda: sidecar.get("/registry?service=" + HELLO).status == 200, what="the registration")
+        connection = http.client.HTTPConnection("127.0.0.1", sidecar.port, timeout=10)
+        self.addCleanup(connection.close)
+        connection.request(
+            "POST", "/hello/clock/tick", "{}", {"Content-Type": "application/json", "Accept": "application/x-ndjson"})
+        reply = connection.getresponse()
+        self.assertEqual(reply.status, 200)
+        late = [time.monotonic() - json.loads(line)["at"] for line in iter(reply.readline, b"") if line.strip()]
+        self.assertEqual(len(late), 60)
+        self.assertLess(statistics.median(late), 0.015, late)
