@@ -303,6 +303,9 @@ class Webhook(BlackBox):
     def test_a_new_certificate_is_used_without_a_restart(self):
         injector = self.injector()
         first = injector.serial()
+        with injector.connect() as shown:
+            ends = ssl.cert_time_to_seconds(shown.getpeercert()["notAfter"])
+        self.assertEqual(injector.metric("micro_injector_certificate_expiry_timestamp_seconds"), ends)
         with injector.connect() as standing:
             certificate(self.folder.name)
             eventually(lambda: injector.serial() != first, 10, "the new certificate")
