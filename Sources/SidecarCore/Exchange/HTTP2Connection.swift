@@ -117,8 +117,8 @@ class HTTP2Connection: StreamHandler, HTTP2SessionHandler {
   final func scheduleFlush() {
     guard !isFlushScheduled else { return }
     isFlushScheduled = true
-    worker.driver.later { [weak self] in
-      guard let self else { return }
+    // Not weakly: an object that has been referred to weakly is counted in a table of its own from then on.
+    worker.driver.later { [self] in
       isFlushScheduled = false
       flush()
     }

@@ -76,20 +76,23 @@ package final class HTTP2UpstreamConnection: StreamHandler, HTTP2SessionHandler 
 
   // MARK: Dialling
 
+  deinit { dialTimer?.cancel() }
+
   func dial() {
-    let timer = LoopTimer { [weak self] in
-      guard let self, state == .dialling else { return }
+    // No weak references: an object that has had one is counted in a table of its own from then on, with each call.
+    let timer = LoopTimer { [unowned self] in
+      guard state == .dialling else { return }
       let seconds = Double(worker.settings.connectTimeout) / 1e9
       close("no HTTP/2 settings within \(seconds) s of the dial")
     }
     dialTimer = timer
     worker.driver.timers.arm(timer, after: worker.settings.connectTimeout, from: bornAt)
-    target.withSocketAddress { [weak self] result in
-      guard let self, state == .dialling else { return }
+    target.withSocketAddress { [self] result in
+      guard state == .dialling else { return }
       switch result {
       case .failure(let error):
         // Not from here: this may be a call of the one who waits.
-        worker.driver.later { [weak self] in self?.close(error.description) }
+        worker.driver.later { [self] in close(error.description) }
       case .success(let address): stream = worker.driver.connect(to: address, handler: self)
       }
     }
@@ -187,9 +190,8 @@ package final class HTTP2UpstreamConnection: StreamHandler, HTTP2SessionHandler 
   package func http2SessionWantsFlush(_ session: HTTP2Session) {
     guard !isReading, !flushIsDue, state != .closed else { return }
     flushIsDue = true
-    worker.driver.later { [weak self] in
-      guard let self, flushIsDue else { return }
-      flush()
+    worker.driver.later { [self] in
+      if flushIsDue { flush() }
     }
   }
 

@@ -34,6 +34,8 @@ package final class UpstreamConnection: StreamHandler {
     reader = MessageReader(.client, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
   }
 
+  deinit { dialTimer?.cancel() }
+
   var wasReused: Bool { served > 0 }
 
   func isTooOld(_ now: Instant) -> Bool {
