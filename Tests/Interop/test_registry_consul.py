@@ -18,19 +18,26 @@ from sidecar import Process, ask, command, eventually, free_port, free_ports
 
 
 class Consul(Process):
-    """An agent that is its own server and keeps nothing on disk: after a restart all is lost."""
+    """An agent that is its own server and keeps nothing on disk: after a restart all is lost. With `server` one beside apps, as
+    each host has it, whose server is that one."""
 
-    def __init__(self, port=None, config=None, settings=()):
+    def __init__(self, port=None, config=None, settings=(), server=None):
         self.port = port or free_port()
-        ports = dict(zip(("server", "serf_lan", "serf_wan"), free_ports(3)), dns=-1, grpc=-1, http=self.port)
+        self.ports = dict(zip(("server", "serf_lan", "serf_wan"), free_ports(3)), dns=-1, grpc=-1, http=self.port)
+        ports = self.ports
         self.folder = tempfile.TemporaryDirectory(prefix="micro-sidecar-consul-")
         path = os.path.join(self.folder.name, "config.json")
         # A leader is elected at once: the raft timings are those of -dev.
         content = {"ports": ports, "bind_addr": "127.0.0.1", "log_level": "warn", "disable_update_check": True, **(config or {})}
         content["ports"] = {**ports, **content.pop("more_ports", {})}
+        kind = ["-dev"]
+        if server:
+            kind = ["-data-dir=" + self.folder.name]
+            content.update(
+                node_name="agent-%d" % self.port, retry_join=["127.0.0.1:%d" % server.ports["serf_lan"]], retry_interval="100ms")
         with open(path, "w") as stream:
             json.dump(content, stream)
-        super().__init__("consul", [program("consul", "consul"), "agent", "-dev", "-config-file=" + path, *settings])
+        super().__init__("consul", [program("consul", "consul"), "agent", *kind, "-config-file=" + path, *settings])
 
     def ask(self, method, path, body=None, headers=None):
         return ask(self.port, method, path, body, headers)
@@ -68,9 +75,16 @@ class ConsulRegistry(RegistryBlackBox):
         return self.start(registry="consul:127.0.0.1:%d" % server.port, name=name, app=app.port,
                           environment=environment)
 
+    def test_the_rule_of_many_services(self):
+        # An agent looks through all of its entries at each change of one: ten thousand would take it minutes.
+        server = self.serve()
+        agents = [self.start_process(Consul(server=server)) for _ in range(10)]
+        for agent in agents:
+            agent.wait_until_ready()
+        registries = ["consul:127.0.0.1:%d" % agent.port for agent in agents]
+        self.assert_many_rule_holds(registries[0], "--without", "service-metadata", writers=registries)
+
     def test_the_rules_hold(self):
-        # An agent looks through all of its entries at each change of one: ten thousand take it minutes, and no agent has as
-        # many. test_registry_scale has the full size, in the catalog of many agents.
         server = self.serve()
         self.assert_rules_hold(
             "consul:127.0.0.1:%d" % server.port, "--without", "service-metadata", "--many", "150", "--patience", "5")
