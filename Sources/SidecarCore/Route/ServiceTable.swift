@@ -17,6 +17,8 @@ package final class NodeState {
   /// Takes every payload as it comes, over HTTP: `format(for:)` would only say so.
   fileprivate(set) var isPlain: Bool
   /// What it has no codec for, as it said.
+  /// While the registries' news are taken over: it is among them.
+  fileprivate var isKept = false
   fileprivate var refusedFormat: PayloadFormat?
 
   init(_ catalogNode: CatalogNode, of service: ServiceName, worker: Worker) {
@@ -69,6 +71,42 @@ extension NodeState {
     refusedFormat = format
     isPlain = false
     return true
+  }
+}
+
+/// Finds the nodes of before among those of now. A registry lists them mostly in the same order, so the next one is looked at
+/// first, and what comes by another way is looked up in a table that is made when it is first needed.
+private struct KnownNodes {
+  private let nodes: [NodeState]
+  private var next = 0
+  private var left: Int
+  private var byID: [String: NodeState]?
+
+  init(_ nodes: [NodeState]) {
+    self.nodes = nodes
+    left = nodes.count
+  }
+
+  /// One of that id that is not kept yet; a registry may hold an id twice.
+  mutating func find(_ id: String) -> NodeState? {
+    // Of two in a row one may have gone.
+    for index in next..<min(next + 2, nodes.count) where !nodes[index].isKept && nodes[index].node.id == id {
+      next = index + 1
+      return nodes[index]
+    }
+    guard left > 0 else { return nil }
+    if byID == nil {
+      byID = [:]
+      for state in nodes where !state.isKept { byID?[state.node.id] = state }
+    }
+    guard let state = byID?[id], !state.isKept else { return nil }
+    next = state.index + 1
+    return state
+  }
+
+  mutating func keep(_ state: NodeState) {
+    state.isKept = true
+    left -= 1
   }
 }
 
@@ -190,14 +228,15 @@ package final class ServiceTable {
     status = .present
     guard entry.revision > revision else { return }
     revision = entry.revision
-    var known: [String: NodeState] = [:]
-    for state in nodes { known[state.node.id] = state }
+    var known = KnownNodes(nodes)
     var kept: [NodeState] = []
     var keptNodes: [CatalogNode] = []
+    kept.reserveCapacity(entry.nodes.count)
+    keptNodes.reserveCapacity(entry.nodes.count)
     uncallable.removeAll()
     for catalogNode in entry.nodes {
-      if let state = known[catalogNode.node.id], state.update(catalogNode, of: name, worker: worker) {
-        known[catalogNode.node.id] = nil
+      if let state = known.find(catalogNode.node.id), state.update(catalogNode, of: name, worker: worker) {
+        known.keep(state)
         kept.append(state)
         keptNodes.append(catalogNode)
         continue
@@ -212,9 +251,7 @@ package final class ServiceTable {
         keptNodes.append(catalogNode)
       }
     }
-    // By identity: a registry may hold one id twice.
-    let stays = Set(kept.map { ObjectIdentifier($0) })
-    for state in nodes where !stays.contains(ObjectIdentifier(state)) {
+    for state in nodes where !state.isKept {
       state.index = -1
       state.target.retire()
     }
@@ -222,6 +259,7 @@ package final class ServiceTable {
     nodes = kept
     for (index, state) in kept.enumerated() {
       state.index = index
+      state.isKept = false
       state.target.connectionsMax = policy.limits.connectionsPerNode
     }
     let candidates = candidates

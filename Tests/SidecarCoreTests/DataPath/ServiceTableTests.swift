@@ -73,4 +73,46 @@ private struct HeaviestSelector: Selector {
     #expect(try rig.ask(Ask.post("/greeter/say/hello")).status == 200)
     try rig.finish()
   }
+
+  /// In whatever order they come, with ids that are there twice: each stays the object it was, once, and what is gone is told.
+  @Test func nodesThatStayKeepWhatIsKnownOfThem() throws {
+    let rig = try DataPathWorld()
+    let table = ServiceTable(name: greeter, worker: rig.worker)
+    let version = VersionInfo(service: greeter, version: "1", metadata: [:], endpoints: [])
+    var random = SeededRandom(seed: 7)
+    var ids: [String] = []
+    for revision in 1...600 as ClosedRange<UInt64> {
+      for _ in 0..<random.below(4) {
+        switch random.below(5) {
+        case 0 where !ids.isEmpty: ids.remove(at: random.below(ids.count))
+        case 1: ids.insert("n\(random.below(40))", at: random.below(ids.count + 1))
+        case 2 where ids.count > 1: ids.swapAt(random.below(ids.count), random.below(ids.count))
+        case 3 where random.below(20) == 0: ids.shuffle(using: &random)
+        default: ids.append("n\(random.below(40))")
+        }
+      }
+      if ids.count > 30 { ids.removeFirst(10) }
+      let before = table.nodes
+      let nodes = ids.map {
+        CatalogNode(
+          node: Node(id: $0, address: "10.0.0.1:80"), version: version, target: DialTarget("10.0.0.1:80")!,
+          origins: [0])
+      }
+      table.update(ServiceEntry(name: greeter, revision: revision, versions: [], nodes: nodes, isStale: false))
+      let now = table.nodes
+      #expect(now.map(\.node.id) == ids && now.map(\.index) == Array(0..<ids.count))
+      #expect(Set(now.map { ObjectIdentifier($0) }).count == now.count, "one object for each")
+      for id in Set(ids + before.map(\.node.id)) {
+        let old = before.filter { $0.node.id == id }
+        let kept = now.filter { state in old.contains { $0 === state } }
+        let most = min(old.count, now.count { $0.node.id == id })
+        // Of those that share an id one at least.
+        #expect((min(most, 1)...most).contains(kept.count), "revision \(revision), \(id)")
+        for state in old where !kept.contains(where: { $0 === state }) {
+          #expect(state.index == -1 && state.target.isRetired)
+        }
+      }
+    }
+    try rig.finish()
+  }
 }
