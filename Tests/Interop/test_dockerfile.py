@@ -4,6 +4,7 @@ of a namespace, without privileges, on a root that cannot be written."""
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -143,6 +144,13 @@ class Contained(Process):
         self.expected_end = True
         if self.is_running():
             os.kill(self.inner(), number)
+
+    def kill(self):
+        # `--kill-child` is forgotten with the change of the user: the program itself, and with it all of its namespace.
+        if self.is_running():
+            with contextlib.suppress(IndexError, FileNotFoundError, ProcessLookupError):
+                os.kill(self.inner(), signal.SIGKILL)
+        super().kill()
 
 
 class Parsing(BlackBox):
