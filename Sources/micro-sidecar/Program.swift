@@ -48,12 +48,8 @@ struct Program {
     do {
       plugins = try builtinPlugins()
       settings = try load(sources(plugins))
-    } catch let error as SettingsError {
-      Terminal.error(Formats.problems(error.problems, invocation.output, Terminal.errorStyle))
-      return ExitCode.usage.rawValue
     } catch {
-      Terminal.error("\(error)\n")
-      return ExitCode.internalError.rawValue
+      return failed(error)
     }
     switch invocation.command {
     case .serve: return serve(settings, plugins, [])
@@ -82,21 +78,26 @@ struct Program {
         return try load(sources)
       }
     } catch {
-      Terminal.error("\(error)\n")
-      return ExitCode.internalError.rawValue
+      return failed(error)
     }
   }
 
   private func inject() -> Int32 {
     do {
       return try Injector(environment: processEnvironment()).run()
-    } catch let error as SettingsError {
+    } catch {
+      return failed(error)
+    }
+  }
+
+  /// Says what was wrong with the settings, or with us.
+  private func failed(_ error: any Error) -> Int32 {
+    if let error = error as? SettingsError {
       Terminal.error(Formats.problems(error.problems, invocation.output, Terminal.errorStyle))
       return ExitCode.usage.rawValue
-    } catch {
-      Terminal.error("\(error)\n")
-      return ExitCode.internalError.rawValue
     }
+    Terminal.error("\(error)\n")
+    return ExitCode.internalError.rawValue
   }
 
   /// Bytes of the file of MICRO_CONFIG.

@@ -11,7 +11,7 @@
 
 /// A timer. Owned by whoever arms it; loop-confined; may be armed again from its own callback.
 ///
-/// While armed it is also kept alive by its wheel. Links are unowned and the one reference is counted by hand: a chain of
+/// While armed it is also kept alive by its wheel. Links are not counted and the one reference is, by hand: a chain of
 /// strong links would be taken down recursively, on the small stack of a worker.
 public final class LoopTimer {
   fileprivate var previous: Unmanaged<LoopTimer>?

@@ -149,6 +149,7 @@ package final class OutboundCall: UpstreamUser, ResolutionWaiter {
   // MARK: Life
 
   func start(for owner: any CallOwner) {
+    // References that are used often are counted once, here and below.
     let (worker, policy) = (worker, policy)
     self.owner = owner
     startedAt = worker.driver.now

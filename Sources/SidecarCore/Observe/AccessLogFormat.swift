@@ -213,9 +213,9 @@ struct CallLine {
       return out.append(buffer.bytes(1..<max(buffer.count - 1, 1)))
     }
     for byte in text {
-      switch byte {
-      case _ where isPlain(byte): out.append(byte)
-      default:
+      if isPlain(byte) {
+        out.append(byte)
+      } else {
         out.append("\\x")
         out.append(ASCIIText.hexDigit(byte &>> 4))
         out.append(ASCIIText.hexDigit(byte & 15))

@@ -74,9 +74,10 @@ package final class HTTP2UpstreamConnection: StreamHandler, HTTP2SessionHandler 
   /// It has served calls before and nothing goes on: the peer may be closing it at this moment.
   var isResting: Bool { hasServed && streamCount == 0 }
 
-  // MARK: Dialling
-
+  /// The timer refers to it unowned.
   deinit { dialTimer?.cancel() }
+
+  // MARK: Dialling
 
   func dial() {
     // No weak references: an object that has had one is counted in a table of its own from then on, with each call.

@@ -34,6 +34,7 @@ package final class UpstreamConnection: StreamHandler {
     reader = MessageReader(.client, bodyMax: worker.settings.bodyMax, scratch: worker.readers)
   }
 
+  /// The timer refers to it unowned.
   deinit { dialTimer?.cancel() }
 
   var wasReused: Bool { served > 0 }

@@ -17,9 +17,9 @@ package final class NodeState {
   /// Takes every payload as it comes, over HTTP: `format(for:)` would only say so.
   fileprivate(set) var isPlain: Bool
   /// What it has no codec for, as it said.
+  fileprivate var refusedFormat: PayloadFormat?
   /// While the registries' news are taken over: it is among them.
   fileprivate var isKept = false
-  fileprivate var refusedFormat: PayloadFormat?
 
   init(_ catalogNode: CatalogNode, of service: ServiceName, worker: Worker) {
     node = catalogNode.node

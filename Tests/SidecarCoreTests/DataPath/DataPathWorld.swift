@@ -275,3 +275,13 @@ func protoRPC(method: String, payload: String, error: String = "", seq: UInt64 =
   ProtoRPCEnvelope.write(method: method.span, seq: seq, error: error.span, payload: payload.span, into: buffer)
   return String(decoding: buffer.bytes, as: UTF8.self)
 }
+
+extension FaultPolicy {
+  /// Every call waits so many nanoseconds.
+  static func delay(_ nanoseconds: Int64) -> FaultPolicy {
+    var fault = FaultPolicy()
+    fault.delay = nanoseconds
+    fault.delayShare = 1
+    return fault
+  }
+}

@@ -108,12 +108,7 @@ private let greeter = "go.micro.srv.greeter"
   }
 
   @Test func aStreamDelayedOnPurposeUntilItsTimeIsUpIsToldSo() throws {
-    let rig = try DataPathWorld.governed(endpoint: {
-      var fault = FaultPolicy()
-      fault.delay = 10_000_000_000
-      fault.delayShare = 1
-      $0.fault = fault
-    })
+    let rig = try DataPathWorld.governed(endpoint: { $0.fault = .delay(10_000_000_000) })
     let node = try rig.node(answering: Self.counting)
     rig.register(greeter, at: [node.address])
     let reply = try rig.ask(

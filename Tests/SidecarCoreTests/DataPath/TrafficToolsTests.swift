@@ -60,9 +60,7 @@ private let post = Ask.post("/greeter/say/hello")
 
   @Test func aPolicyDelaysAndFailsCallsOnPurpose() throws {
     let rig = try DataPathWorld.governed(endpoint: {
-      var fault = FaultPolicy()
-      fault.delay = 200_000_000
-      fault.delayShare = 1
+      var fault = FaultPolicy.delay(200_000_000)
       fault.abortShare = 0.5
       fault.abortCode = 418
       $0.fault = fault
@@ -86,10 +84,7 @@ private let post = Ask.post("/greeter/say/hello")
 
   @Test func aCallThatLeavesWhileItIsDelayedLeavesNothing() throws {
     let rig = try DataPathWorld.governed(endpoint: {
-      var fault = FaultPolicy()
-      fault.delay = 10_000_000_000
-      fault.delayShare = 1
-      $0.fault = fault
+      $0.fault = .delay(10_000_000_000)
       $0.timeout = 1_000_000_000
     })
     let node = try rig.node { _ in .reply("{}\n") }
